@@ -1,0 +1,232 @@
+"""The rasteriser on the CPU: numba kernels behind a torch.autograd.Function.
+
+Everything here is float32 on the CPU, contiguous; `backend.render.rasterize` brings other tensors here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backend.render.gaussian_numba_bins import TILE, fill_tiles, sort_by_depth, tile_spans
+from backend.render.gaussian_numba_project import GRADIENT, RECORD, project, project_backward
+from backend.render.gaussian_numba_tiles import blend_tiles, blend_tiles_backward, gather_pairs
+from backend.render.parallel import chunks, run, thread_count
+
+_PAIRS_AT_ONCE = 1 << 22  # (tile, Gaussian) pairs of a band of tile rows, and floats of their gradients / 16
+_GRADIENT_BYTES = 1 << 28  # of records' gradients, for a group of views
+_NO_PLANES = np.zeros((0, 5), np.float32)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a rasterisation needs beside tensors. with_depth: the Gaussian's depth becomes the last channel."""
+
+    width: int
+    height: int
+    near_plane: float = 0.01
+    far_plane: float = 1e10
+    eps2d: float = 0.3
+    radius_clip: float = 0.0
+    with_depth: bool = False
+
+
+@dataclass(frozen=True)
+class Band:
+    """Tile rows [first_row, last_row) of a view: ids[starts[t] : starts[t + 1]] is the list of the band's tile t."""
+
+    first_row: int
+    last_row: int
+    starts: np.ndarray
+    ids: np.ndarray
+
+
+def project_view(
+    gaussians: Sequence[np.ndarray],
+    view: np.ndarray,
+    intrinsics: np.ndarray,
+    settings: Settings,
+    records: np.ndarray,
+) -> None:
+    """Fill records [N, RECORD] of one view. gaussians: means, quats, scales, opacities."""
+    means, quats, scales, opacities = gaussians
+    s = settings
+
+    def work(first: int, last: int) -> None:
+        project(
+            means, quats, scales, opacities, view, intrinsics, s.width, s.height, float(s.near_plane),
+            float(s.far_plane), float(s.eps2d), float(s.radius_clip), first, last, records,
+        )  # fmt: skip
+
+    run(work, chunks(means.shape[0], 8192))
+
+
+def bands(records: np.ndarray, settings: Settings, pairs_at_once: int = _PAIRS_AT_ONCE) -> Iterator[Band]:
+    """Yield the view's bands of tile rows, each of so many rows that its lists stay below `pairs_at_once`."""
+    keys = np.ascontiguousarray(records[:, 6]).view(np.uint32)
+    order = sort_by_depth(records, keys)
+    rows, offsets, spans, counts = tile_spans(records, order, settings.width, settings.height)
+    row_pairs = counts.sum(axis=1)
+    first = 0
+    while first < counts.shape[0]:
+        last = first + 1
+        while last < counts.shape[0] and row_pairs[first : last + 1].sum() <= pairs_at_once:
+            last += 1
+        starts = np.zeros((last - first) * counts.shape[1] + 1, np.int64)
+        np.cumsum(counts[first:last].reshape(-1), out=starts[1:])
+        yield Band(first, last, starts, fill_tiles(order, rows, offsets, spans, starts, first, last))
+        first = last
+
+
+def blend_view(
+    records: np.ndarray,
+    colors: np.ndarray,
+    planes: np.ndarray,
+    depth_mode: int,
+    settings: Settings,
+    out_colors: np.ndarray,
+    out_rest: np.ndarray,
+) -> None:
+    """Render one view into out_colors [H, W, ...] and out_rest [H, W]; see `blend_tiles`."""
+    for band in bands(records, settings):
+
+        def work(first: int, last: int, band: Band = band) -> None:
+            blend_tiles(
+                records, colors, planes, depth_mode, band.ids, band.starts, band.first_row, first, last, settings.width,
+                settings.height, out_colors, out_rest,
+            )  # fmt: skip
+
+        run(work, chunks(band.starts.size - 1, 4, pieces_per_thread=8))
+
+
+def _blend_view_backward(
+    records: np.ndarray,
+    colors: np.ndarray,
+    settings: Settings,
+    rendered: np.ndarray,
+    rest: np.ndarray,
+    v_rendered: np.ndarray,
+    v_alphas: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    width = GRADIENT + colors.shape[1]
+    for band in bands(records, settings, _PAIRS_AT_ONCE * 16 // width):
+        pairs = np.zeros((band.ids.size, width), np.float32)
+
+        def work(first: int, last: int, band: Band = band, pairs: np.ndarray = pairs) -> None:
+            blend_tiles_backward(
+                records, colors, settings.with_depth, band.ids, band.starts, band.first_row, first, last,
+                settings.width, settings.height, rendered, rest, v_rendered, v_alphas, pairs,
+            )  # fmt: skip
+
+        run(work, chunks(band.starts.size - 1, 4, pieces_per_thread=8))
+        gather_pairs(band.ids, pairs, out)
+
+
+def each_view(function: Callable[[int], None], views: int) -> None:
+    """Call function(view) for every view: side by side if there are enough of them, else each with all threads."""
+    if views >= thread_count():
+        run(function, [(view,) for view in range(views)])
+    else:
+        for view in range(views):
+            function(view)
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, means, quats, scales, opacities, colors, views, intrinsics, settings):
+        """colors [N, D] or [C, N, D] -> colours [C, H, W, D (+ 1)], transmittance left [C, H, W], records."""
+        count, gaussians = views.shape[0], means.shape[0]
+        s: Settings = settings
+        inputs = [t.detach().contiguous().numpy() for t in (means, quats, scales, opacities, colors)]
+        cameras, focal = views.numpy(), intrinsics.numpy()
+        outputs = colors.shape[-1] + int(s.with_depth)
+        records = np.empty((count, gaussians, RECORD), np.float32)
+        rendered = np.empty((count, s.height, s.width, outputs), np.float32)
+        rest = np.empty((count, s.height, s.width), np.float32)
+
+        def work(view: int) -> None:
+            project_view(inputs[:4], cameras[view], focal[view], s, records[view])
+            view_colors = inputs[4][view] if inputs[4].ndim == 3 else inputs[4]
+            mode = int(s.with_depth)
+            blend_view(records[view], view_colors, _NO_PLANES, mode, s, rendered[view], rest[view])
+
+        each_view(work, count)
+        out = torch.from_numpy(rendered), torch.from_numpy(rest), torch.from_numpy(records)
+        ctx.mark_non_differentiable(out[2])
+        ctx.save_for_backward(means, quats, scales, opacities, colors, views, intrinsics, *out)
+        ctx.settings = settings
+        return out
+
+    @staticmethod
+    def backward(ctx, v_rendered, v_rest, _):
+        """Gradients of means, quats, scales, opacities and colours."""
+        s: Settings = ctx.settings
+        saved = [t.detach().contiguous().numpy() for t in ctx.saved_tensors]
+        means, quats, scales, _opacities, colors, views, intrinsics, rendered, rest, records = saved
+        v_rendered_array = v_rendered.contiguous().numpy()
+        v_alphas_array = (-v_rest).contiguous().numpy()
+        count, gaussians, width = views.shape[0], means.shape[0], GRADIENT + colors.shape[-1]
+        v_means, v_quats, v_scales = np.zeros_like(means), np.zeros_like(quats), np.zeros_like(scales)
+        v_opacities = np.zeros(gaussians, np.float32)
+        v_colors = np.zeros_like(colors)
+        group = max(1, min(count, _GRADIENT_BYTES // max(4 * gaussians * width, 1)))
+        for begin in range(0, count, group):
+            end = min(begin + group, count)
+            gradients = np.zeros((end - begin, gaussians, width), np.float32)
+
+            def work(at: int, begin: int = begin, gradients: np.ndarray = gradients) -> None:
+                view = begin + at
+                view_colors = colors[view] if colors.ndim == 3 else colors
+                _blend_view_backward(
+                    records[view], view_colors, s, rendered[view], rest[view], v_rendered_array[view],
+                    v_alphas_array[view], gradients[at],
+                )  # fmt: skip
+
+            each_view(work, end - begin)
+
+            def world(
+                first: int, last: int, begin: int = begin, end: int = end, gradients: np.ndarray = gradients
+            ) -> None:
+                project_backward(
+                    means, quats, scales, views[begin:end], intrinsics[begin:end], s.width, s.height,
+                    records[begin:end], gradients, first, last, v_means, v_quats, v_scales,
+                )  # fmt: skip
+
+            run(world, chunks(gaussians, 8192))
+            v_opacities += gradients[:, :, 5].sum(axis=0)
+            if colors.ndim == 3:
+                v_colors[begin:end] = gradients[:, :, GRADIENT:]
+            else:
+                v_colors += gradients[:, :, GRADIENT:].sum(axis=0)
+        grads = (v_means, v_quats, v_scales, v_opacities, v_colors)
+        return (*(torch.from_numpy(grad) for grad in grads), None, None, None)
+
+
+def rasterize_numba(
+    gaussians: Sequence[Tensor],
+    viewmats: Tensor,
+    Ks: Tensor,
+    settings: Settings,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours [C, H, W, D (+ 1)] without background, alphas [C, H, W, 1], records [C, N, RECORD].
+
+    gaussians: means, quats, scales, opacities, colors, all float32 on the CPU.
+    """
+    views = viewmats.detach()[:, :3, :4].to(torch.float64).contiguous()
+    intrinsics = camera_numbers(Ks)
+    rendered, rest, records = _Rasterize.apply(*gaussians, views, intrinsics, settings)
+    return rendered, (1.0 - rest)[..., None], records
+
+
+def camera_numbers(Ks: Tensor) -> Tensor:
+    """fx, fy, cx, cy of each camera, float64 [C, 4]."""
+    K = Ks.detach().to(torch.float64)
+    return torch.stack([K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2]], dim=-1).contiguous()
+
+
+__all__ = ["TILE", "Band", "Settings", "bands", "blend_view", "camera_numbers", "project_view", "rasterize_numba"]
