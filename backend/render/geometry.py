@@ -2,9 +2,9 @@
 
 A Gaussian's centre depth is wrong everywhere but at its centre. Here each pixel takes the depth at which the Gaussian
 is densest along the pixel's own ray. To first order those points lie on a plane through the centre with the normal
-inverse(covariance) @ (centre as seen from the camera): the disc's own plane for a flat Gaussian, and one that
-faces the camera for a round one (as RaDe-GS, arXiv 2406.01467, and for discs PGSR, arXiv 2406.06521). Inverse depth on a plane
-is affine over the image, so it is inverse depth that is blended.
+inverse(covariance) @ (centre as seen from the camera): the disc's own plane for a flat Gaussian, and one that faces the
+camera for a round one (as RaDe-GS, arXiv 2406.01467, and for discs PGSR, arXiv 2406.06521). Inverse depth on a plane is
+affine over the image, so it is inverse depth that is blended.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def rasterization_geometry(
     """Depth [C, H, W, 1] along the camera's z, world normals [C, H, W, 3] towards the camera, alphas [C, H, W, 1].
 
     The depth is the inverse of the mean inverse depth, weighted as the colours are; with `median` it is that of the
-    Gaussian with which half of the light is gone, which does not mix front and back. Depth and normal are 0
-    where nothing is (with `median`: where alpha stays below one half). No gradients. Raises BadInput for shapes that do not fit.
+    Gaussian with which half of the light is gone, which does not mix front and back. Depth and normal are 0 where
+    nothing is (with `median`: where alpha stays below one half). No gradients. Raises BadInput for shapes that do not
+    fit.
     """
     check_gaussians(means, quats, scales, opacities, viewmats, Ks, width, height)
     tensors = [tensor.detach().to("cpu", torch.float32) for tensor in (means, quats, scales, opacities, viewmats, Ks)]
