@@ -1,0 +1,157 @@
+"""The add-on's preferences: which Python runs the backend, where its data goes, Set Up and Check."""
+
+# mypy: disable-error-code="valid-type"
+# Blender reads its properties from annotations, so they are calls here, and not postponed.
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import bpy
+from bpy.props import EnumProperty, StringProperty
+
+from . import torch_builds
+from .drawing import draw_failure, draw_lines
+
+LOG_LINES = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The preferences as plain values; the defaults where the add-on runs from a checkout and has none."""
+
+    python: str = ""
+    base_python: str = ""
+    data_folder: str = ""
+    build: str = "cpu"
+
+
+def settings() -> Settings:
+    addon = bpy.context.preferences.addons.get(__package__)
+    if addon is None or addon.preferences is None:
+        return Settings()
+    stored = addon.preferences
+    return Settings(
+        bpy.path.abspath(stored.python) if stored.python else "",
+        bpy.path.abspath(stored.base_python) if stored.base_python else "",
+        bpy.path.abspath(stored.data_folder) if stored.data_folder else "",
+        stored.build,
+    )
+
+
+def chosen_build() -> str:
+    """The torch build to install; there is only one for Macs."""
+    return "mps" if sys.platform == "darwin" else settings().build
+
+
+def _changed(_preferences: Any, _context: Any) -> None:
+    from . import session
+
+    if session.current is not None:
+        session.current.forget_status()
+
+
+class SplatsmithPreferences(bpy.types.AddonPreferences):
+    """Shown in Edit > Preferences > Add-ons."""
+
+    bl_idname = __package__
+
+    python: StringProperty(
+        name="Own Python",
+        description="A Python that has torch and the other packages already; leave empty to use what Set Up makes",
+        subtype="FILE_PATH",
+        update=_changed,
+    )
+    base_python: StringProperty(
+        name="Base Python",
+        description="The Python that Set Up builds on; leave empty to let it look for one, Blender's own first",
+        subtype="FILE_PATH",
+    )
+    data_folder: StringProperty(
+        name="Data Folder",
+        description="Where the backend's environment, caches and finished jobs go; leave empty for the usual place",
+        subtype="DIR_PATH",
+        update=_changed,
+    )
+    build: EnumProperty(
+        name="Compute On",
+        description="Which build of torch Set Up installs",
+        items=[(key, build.label, "") for key, build in torch_builds.BUILDS.items() if key != "mps"],
+        default="cpu",
+    )
+
+    def draw(self, _context: Any) -> None:
+        from . import session
+
+        if session.current is None:
+            return
+        state = session.current
+        layout = self.layout
+        layout.use_property_split = True
+        _draw_state(layout, state)
+        buttons = layout.row(align=True)
+        if state.set_up is not None and state.set_up.running:
+            buttons.operator("splatsmith.cancel_set_up", icon="CANCEL")
+        else:
+            buttons.operator("splatsmith.set_up", icon="IMPORT")
+        buttons.operator("splatsmith.check", icon="CHECKMARK")
+        if not bpy.app.online_access:
+            draw_lines(
+                layout,
+                ["Set Up downloads packages and needs Allow Online Access in Preferences > System > Network."],
+                icon="INTERNET_OFFLINE",
+            )
+        _draw_set_up(layout, state)
+        _draw_check(layout, state)
+        fields = layout.column()
+        if sys.platform != "darwin":
+            fields.prop(self, "build")
+        fields.prop(self, "python")
+        fields.prop(self, "base_python")
+        fields.prop(self, "data_folder")
+        draw_lines(layout, [f"Data: {session.home().path}"], icon="FILE_FOLDER")
+
+
+def _draw_state(layout: Any, state: Any) -> None:
+    status = state.status()
+    if status.ready:
+        draw_lines(layout, [f"The backend runs on {status.python}"], icon="CHECKMARK")
+    else:
+        draw_failure(layout, status.failure, width=90)
+
+
+def _draw_set_up(layout: Any, state: Any) -> None:
+    set_up = state.set_up
+    if set_up is None:
+        return
+    box = layout.box()
+    if set_up.running:
+        box.progress(factor=set_up.fraction, type="BAR", text=f"{set_up.step}  {set_up.fraction:.0%}")
+    elif set_up.failure is not None:
+        draw_failure(box, set_up.failure, width=90)
+    else:
+        box.label(text="Set Up was cancelled." if set_up.cancelled else "Set Up is done.", icon="INFO")
+    draw_lines(box, set_up.lines[-LOG_LINES:])
+
+
+def _draw_check(layout: Any, state: Any) -> None:
+    check = state.check
+    if check is None:
+        return
+    box = layout.box()
+    if check.running:
+        box.label(text="Checking", icon="SORTTIME")
+        return
+    if check.failure is not None:
+        draw_failure(box, check.failure, width=90)
+    else:
+        box.label(text="All is well.", icon="CHECKMARK")
+    draw_lines(box, check.lines)
+
+
+def register() -> None:
+    bpy.utils.register_class(SplatsmithPreferences)
+
+
+def unregister() -> None:
+    bpy.utils.unregister_class(SplatsmithPreferences)

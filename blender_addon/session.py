@@ -1,0 +1,251 @@
+"""What runs while Blender runs: the job queue, Set Up and Check, all driven by one timer. One session per register.
+
+`tick` never waits and never raises. The timer comes when there is something to do and goes when there is not.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from . import environment, importer, preferences
+from .check import Check
+from .client import Backend, Failure, Launch, Problem
+from .environment import Home, Status
+from .importer import Placement
+from .installer import Plan, SetUp
+from .jobs import Job, Runner, State, request_of
+
+ADDON_FOLDER = Path(__file__).parent
+BUSY_PAUSE, IDLE_PAUSE = 0.1, 2.0  # seconds between two ticks
+STATUS_SECONDS = 2.0  # how long a look at the disk is believed
+
+
+class Session:
+    """The state behind the panel. `last` is the job that the panel talks about."""
+
+    def __init__(self) -> None:
+        self.runner = Runner(lambda: Backend(launch()))
+        self.last: Job | None = None
+        self.arriving: list[Job] = []  # finished, and waiting for a moment in which the scene may change
+        self.set_up: SetUp | None = None
+        self.check: Check | None = None
+        self.problem: Failure | None = None  # a failure outside any job
+        self._status: tuple[float, Status] | None = None
+
+    def status(self) -> Status:
+        """Whether the backend can be started; cheap enough for a panel's draw."""
+        now = time.monotonic()
+        if self._status is None or now - self._status[0] > STATUS_SECONDS:
+            self._status = (now, current_status())
+        return self._status[1]
+
+    def forget_status(self) -> None:
+        self._status = None
+
+    def generate(self, settings: dict[str, Any], placement: Placement, folder: Path | None = None) -> Job:
+        """Queues a job; without a folder it gets one in the data folder.
+
+        Raises Problem when the settings make no job or the backend is not set up.
+        """
+        self.problem = None
+        request = request_of(settings)
+        launch()
+        job = Job(request, folder or new_job_folder(home(), request), {"placement": placement})
+        self.last = self.runner.submit(job)
+        wake()
+        return job
+
+    def start_set_up(self) -> None:
+        self.set_up = SetUp(plan()).start()
+        wake()
+
+    def start_check(self) -> None:
+        self.check = Check(launch()).start()
+        wake()
+
+    @property
+    def active(self) -> bool:
+        """Whether something goes on that a person waits for."""
+        working = (self.set_up is not None and self.set_up.running) or (self.check is not None and self.check.running)
+        return self.runner.busy or bool(self.arriving) or working
+
+    def advance(self) -> None:
+        """One step of everything, without waiting."""
+        self.arriving += [job for job in self.runner.poll() if job.state is State.DONE]
+        if self.runner.current is not None:
+            self.last = self.runner.current
+        if self.set_up is not None:
+            self.set_up.poll()
+        if self.arriving and may_change_scene():
+            self._import(self.arriving.pop(0))
+
+    def run_to_end(self, job: Job, on_change: Callable[[Job], None] | None = None) -> Any | None:
+        """Drives a job that `generate` queued to its end: for background mode. Returns its object, if it made one."""
+        self.runner.drive(job, on_change)
+        self.last = job
+        return self._import(job) if job.state is State.DONE else None
+
+    def _import(self, job: Job) -> Any | None:
+        placement = job.placement["placement"]
+        window = _window_for(placement.scene)
+        try:
+            with bpy.context.temp_override(window=window) if window is not None else bpy.context.temp_override():
+                made = importer.import_job(bpy.context, job.folder, job.request, placement)
+                bpy.ops.ed.undo_push(message=f"Splatsmith: {made.name}")
+                return made
+        except Problem as problem:
+            job.state, job.failure = State.FAILED, problem.failure
+        except Exception as error:  # the timer would end for good
+            job.state = State.FAILED
+            job.failure = Failure("internal", f"The object could not be added ({error}).", f"Its files: {job.folder}")
+        return None
+
+    def close(self) -> None:
+        """Ends everything that runs."""
+        for worker in (self.set_up, self.check):
+            if worker is not None and worker.running:
+                worker.cancel()
+        self.runner.close()
+
+
+current: Session | None = None  # between register and unregister
+
+
+def get() -> Session:
+    """The session; only between `register` and `unregister`."""
+    assert current is not None, "the add-on is not registered"
+    return current
+
+
+def register() -> None:
+    global current
+    current = Session()
+
+
+def unregister() -> None:
+    global current
+    if bpy.app.timers.is_registered(tick):
+        bpy.app.timers.unregister(tick)
+    if current is not None:
+        current.close()
+    current = None
+
+
+# -- the timer ----------------------------------------------------------------------------------------------------
+
+
+def wake() -> None:
+    """Starts the timer if it does not run. In background mode timers never fire and `run_to_end` does the driving."""
+    if not bpy.app.background and not bpy.app.timers.is_registered(tick):
+        bpy.app.timers.register(tick, first_interval=BUSY_PAUSE, persistent=True)
+
+
+def tick() -> float | None:
+    """What the timer calls. Returns seconds to its next call, None to end it."""
+    if current is None:
+        return None
+    was_active = current.active
+    try:
+        current.advance()
+    except Exception as error:
+        current.problem = Failure(
+            "internal", f"The add-on stumbled ({error}).", "Restart Blender and report this, please."
+        )
+        current.runner.close()
+    if was_active or current.active:
+        redraw()
+        return BUSY_PAUSE
+    return IDLE_PAUSE if current.runner.backend_pid is not None else None
+
+
+def redraw() -> None:
+    """Has the sidebars and the preferences drawn again, nothing else."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "VIEW_3D":
+                for region in area.regions:
+                    if region.type == "UI":
+                        region.tag_redraw()
+            elif area.type == "PREFERENCES":
+                area.tag_redraw()
+
+
+def may_change_scene() -> bool:
+    """False while the user edits, sculpts or renders: the object then waits until they are back in Object Mode."""
+    if bpy.app.is_job_running("RENDER"):
+        return False
+    return all(
+        item is None or item.mode == "OBJECT"
+        for item in (window.view_layer.objects.active for window in bpy.context.window_manager.windows)
+    )
+
+
+def _window_for(scene_name: str) -> Any:
+    windows = list(bpy.context.window_manager.windows)
+    for window in windows:
+        if window.scene.name == scene_name:
+            return window
+    return windows[0] if windows else None
+
+
+# -- where things are -----------------------------------------------------------------------------------------------
+
+
+def home() -> Home:
+    return environment.home_folder(preferences.settings().data_folder)
+
+
+def current_status() -> Status:
+    return environment.status(home(), preferences.settings().python)
+
+
+def blender_folder() -> Path | None:
+    """Blender's own folder, whose libraries the backend must not see; None in the bpy wheel."""
+    return Path(bpy.app.binary_path).parent if bpy.app.binary_path else None
+
+
+def code_folder() -> Path:
+    folder = environment.code_folder(ADDON_FOLDER)
+    if folder is None:
+        raise Problem(
+            Failure("no_backend", "The add-on's backend folder is missing.", "Install the add-on again from its zip.")
+        )
+    return folder
+
+
+def launch() -> Launch:
+    """How to start the backend. Raises Problem with what to do when it is not set up."""
+    status = current_status()
+    if not status.ready or status.python is None:
+        raise Problem(status.failure or Failure("not_set_up", "The backend is not set up yet.", "Press Set Up."))
+    return Launch(status.python, code_folder(), home().path, blender_folder())
+
+
+def plan() -> Plan:
+    settings = preferences.settings()
+    return Plan(
+        home=home(),
+        code_folder=code_folder(),
+        requirements=ADDON_FOLDER / "requirements.txt",
+        base_preference=settings.base_python,
+        own_python=sys.executable,
+        build=preferences.chosen_build(),
+        blender_folder=blender_folder(),
+    )
+
+
+def new_job_folder(home: Home, request: dict[str, Any]) -> Path:
+    """A folder name that sorts by time and tells what is in it; the backend makes the folder itself."""
+    words = re.sub(r"[^a-z0-9]+", "-", importer.object_name(request).lower()).strip("-")[:32].strip("-")
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{words or 'object'}"
+    folder, number = home.jobs / stem, 2
+    while folder.exists():
+        folder, number = home.jobs / f"{stem}-{number}", number + 1
+    return folder
