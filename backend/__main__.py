@@ -1,0 +1,219 @@
+"""The command line: `python -m backend --help`. Everything heavy is imported only by the command that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from backend import __version__
+from backend.errors import BadInput, Offline, SplatsmithError
+
+_TRAINING = {
+    "train": "train the starter models on the project's own world",
+    "evaluate": "measure trained models",
+    "bench": "measure how fast the parts are on this machine",
+}
+USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 1 after an error, 2 for wrong usage, 130 after Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given and given[0] in _TRAINING:
+            return _training(given)
+        options = _parser().parse_args(given)
+        return int(options.run(options))
+    except SplatsmithError as error:
+        print(_sentence(error), file=sys.stderr)
+        return FAILURE
+    except KeyboardInterrupt:
+        print("Stopped. Results that were finished are kept.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has heard enough
+        return FAILURE
+
+
+def _sentence(error: SplatsmithError) -> str:
+    return f"{error.message} {error.fix}".strip()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m backend",
+        description="Splatsmith's backend: a sentence, a picture or posed pictures become a textured mesh.",
+    )
+    parser.add_argument("--version", action="version", version=f"splatsmith {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    generate = _command(commands, "generate", "text or a picture to Gaussians and a textured mesh", _generate)
+    _add_source(generate)
+    _add_job(generate, mesh=True, sampling=True)
+    generate.add_argument("--from-stage", choices=("views", "gaussians", "mesh"), help="go on in an existing folder")
+    generate.add_argument("--to-stage", choices=("views", "gaussians", "mesh"), help="stop after this result")
+
+    views = _command(commands, "views", "text or a picture to views only", _views)
+    _add_source(views)
+    _add_job(views, mesh=False, sampling=True)
+
+    reconstruct = _command(commands, "reconstruct", "posed pictures to Gaussians and a textured mesh", _reconstruct)
+    reconstruct.add_argument("--cameras", required=True, metavar="FILE", help="a transforms.json")
+    reconstruct.add_argument("--model", dest="recipe", default="starter", help="the reconstructor (starter)")
+    _add_job(reconstruct, mesh=True, sampling=False, recipe=False)
+
+    mesh = _command(commands, "mesh", "a .ply of Gaussians to a textured mesh in the same frame", _mesh)
+    mesh.add_argument("gaussians", metavar="PLY", help="a 3D Gaussian splatting .ply")
+    _add_job(mesh, mesh=True, sampling=False)
+
+    weights = _command(commands, "weights", "list the weights, their licences and sizes", _weights)
+    weights.add_argument("action", choices=("list", "download"))
+    weights.add_argument("name", nargs="?", help="which weights to download")
+    weights.add_argument("--json", action="store_true", help="print JSON")
+
+    doctor = _command(commands, "doctor", "device, memory, versions, and what is missing", _doctor)
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+
+    serve = _command(commands, "serve", "the JSON-RPC server on stdin and stdout that the add-on starts", _serve)
+    _add_device(serve)
+    for name, text in _TRAINING.items():
+        commands.add_parser(name, help=text, add_help=False)
+    return parser
+
+
+def _command(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--prompt", help='what to make, for example "a red mushroom"')
+    source.add_argument("--image", metavar="FILE", help="a picture of one object")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
+
+
+def _add_job(parser: argparse.ArgumentParser, *, mesh: bool, sampling: bool, recipe: bool = True) -> None:
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the job; made if need be")
+    if recipe:
+        parser.add_argument("--recipe", default=None, help="which models to use (starter)")
+    if sampling:
+        parser.add_argument("--seed", type=int, help="another seed gives another object (0)")
+        parser.add_argument("--steps", type=int, help="denoising steps; more is slower and finer")
+        parser.add_argument("--guidance", type=float, help="how strictly to follow the prompt or picture")
+    if mesh:
+        parser.add_argument("--faces", type=int, help="triangles of the mesh (20000)")
+        parser.add_argument("--texture-size", type=int, metavar="PIXELS", help="side of the texture (1024)")
+    _add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print what happens as JSON lines")
+
+
+_REQUEST_OPTIONS = ("prompt", "image", "cameras", "gaussians", "recipe", "seed", "steps", "guidance", "faces")
+
+
+def _fields(options: argparse.Namespace) -> dict[str, Any]:
+    names = (*_REQUEST_OPTIONS, "texture_size")
+    return {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+
+
+def _generate(options: argparse.Namespace) -> int:
+    return _run(options, _fields(options), options.from_stage, options.to_stage)
+
+
+def _views(options: argparse.Namespace) -> int:
+    return _run(options, _fields(options), None, "views")
+
+
+def _reconstruct(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from backend.jobfolder import TRANSFORMS, JobFolder
+
+    folder = JobFolder(options.out)
+    cameras = Path(options.cameras).expanduser().absolute()
+    if folder.is_job and cameras in (folder.path, folder / TRANSFORMS):
+        # The views of an earlier job in its own folder: they are where they belong already.
+        fields = {name: value for name, value in _fields(options).items() if name != "cameras"}
+        return _run(options, fields, "gaussians", None)
+    return _run(options, _fields(options), None, None)
+
+
+def _mesh(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from backend.jobfolder import GAUSSIANS, JobFolder
+
+    folder = JobFolder(options.out)
+    if folder.is_job and Path(options.gaussians).expanduser().absolute() == folder / GAUSSIANS:
+        fields = {name: value for name, value in _fields(options).items() if name != "gaussians"}
+        return _run(options, fields, "mesh", None)
+    return _run(options, _fields(options), None, None)
+
+
+def _run(options: argparse.Namespace, fields: dict[str, Any], from_stage: str | None, to_stage: str | None) -> int:
+    from backend.console import show
+
+    return show(fields, options.out, from_stage, to_stage, options.device, as_json=options.json)
+
+
+def _weights(options: argparse.Namespace) -> int:
+    import json
+
+    from backend.packs import PACKS
+
+    if options.action == "download":
+        if options.name not in PACKS:
+            raise BadInput(f"There are no weights called '{options.name}'.", f"Use one of {', '.join(PACKS)}.")
+        raise Offline(
+            f"The weights '{options.name}' come with Splatsmith and are not downloaded.", "Install Splatsmith again."
+        )
+    packs = [pack.describe() for pack in PACKS.values()]
+    if options.json:
+        print(json.dumps({"packs": packs}))
+        return 0
+    for pack in packs:
+        size = f"{pack['bytes'] / 1e6:.1f} MB" if pack["present"] else "missing"
+        print(f"{pack['name']:8} {size:>10}  {pack['licence']:18} {pack['title']}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import json
+
+    from backend.doctor import examine, to_text
+
+    facts = examine()
+    print(json.dumps(facts) if options.json else to_text(facts))
+    return FAILURE if facts["problems"] else 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from backend.server import serve
+
+    return serve(options.device)
+
+
+def _training(given: list[str]) -> int:
+    """train, evaluate and bench belong to backend.training, which not every installation has."""
+    name = given[0]
+    parser = argparse.ArgumentParser(prog=f"python -m backend {name}", description=_TRAINING[name].capitalize() + ".")
+    try:
+        from backend.training import commands
+
+        add_arguments = getattr(commands, f"add_{name}_arguments")
+        run = getattr(commands, f"run_{name}")
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"This installation cannot run '{name}' ({error}).", "Use a checkout of Splatsmith.") from error
+    add_arguments(parser)
+    return int(run(parser.parse_args(given[1:])) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Which device the networks run on: CUDA (ROCm answers to the same name), Apple's MPS, or the CPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from backend.errors import UnsupportedDevice
+
+CHOICES = ("auto", "cpu", "cuda", "mps")
+
+
+def pick_device(asked: str = "auto") -> str:
+    """The device to use: what was `asked` for, or the best there is. Raises UnsupportedDevice if it is not there."""
+    import torch
+
+    if asked not in CHOICES:
+        raise UnsupportedDevice(f"There is no device called '{asked[:40]}'.", f"Use one of {', '.join(CHOICES)}.")
+    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if have[name] and _works(name))
+    if not have[asked]:
+        raise UnsupportedDevice(f"torch finds no {asked.upper()} device on this machine.", "Use --device cpu or auto.")
+    if not _works(asked):
+        raise UnsupportedDevice(
+            f"This build of torch ({torch.__version__}) cannot compute on this machine's {asked.upper()} device.",
+            "Install a torch build that knows it, or use the CPU.",
+        )
+    return asked
+
+
+def _works(name: str) -> bool:
+    """A device may be listed and yet be too new or too old for this build of torch: compute something on it."""
+    if name == "cpu":
+        return True
+    import torch
+
+    try:
+        return float((torch.ones(4, device=name) * 2).sum()) == 8.0
+    except (RuntimeError, AssertionError):
+        return False
+
+
+def describe_devices() -> list[dict[str, Any]]:
+    """One entry a device: name, title, memory in bytes (None where unknown), usable."""
+    import torch
+
+    devices: list[dict[str, Any]] = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            usable = _works("cuda")
+            devices.append(
+                {"name": "cuda", "title": properties.name, "memory": properties.total_memory, "usable": usable}
+            )
+    if torch.backends.mps.is_available():
+        devices.append({"name": "mps", "title": "Apple GPU", "memory": None, "usable": _works("mps")})
+    devices.append({"name": "cpu", "title": f"{cpu_count()} cores", "memory": memory_bytes(), "usable": True})
+    return devices
+
+
+def cpu_count() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """The machine's memory, or the container's share of it where there is one; None where it cannot be told."""
+    total = _windows_memory() if sys.platform == "win32" else _posix_memory()
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            limit = int(file.read())
+        return min(limit, total) if total else limit
+    except (OSError, ValueError):
+        return total
+
+
+def _posix_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _windows_memory() -> int | None:
+    import ctypes
+
+    class Status(ctypes.Structure):
+        _fields_ = [
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            *((name, ctypes.c_ulonglong) for name in ("total", "free", "page", "page_free", "virtual", "virtual_free")),
+            ("extended", ctypes.c_ulonglong),
+        ]
+
+    status = Status()
+    status.length = ctypes.sizeof(Status)
+    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
+        return None
+    return int(status.total)

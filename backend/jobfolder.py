@@ -1,0 +1,130 @@
+"""The folder of one job: its names, what of it is there, and how it is written so that no half file is ever seen."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from backend.errors import BadInput
+from backend.formats.whole_file import TEMPORARY_PREFIX, write_text, writing_failed
+
+REQUEST, REPORT = "request.json", "report.json"
+TRANSFORMS, GAUSSIANS = "transforms.json", "gaussians.ply"
+MESH_ARRAYS, MESH_GLB, BASE_COLOR = "mesh.npz", "mesh.glb", "base_color.png"
+PREVIEW = "preview.png"
+_VIEW_NAME = re.compile(r"\d{3,4}\.png")
+# What is removed when a result is made anew: what was made from the old one, so that no folder shows a mixture. The
+# views' cameras go first and come back last: without them there are no views.
+_OUTDATED: dict[str, tuple[str, ...]] = {
+    "views": (TRANSFORMS, GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, REPORT),
+    "gaussians": (MESH_ARRAYS, MESH_GLB, BASE_COLOR, REPORT),
+    "mesh": (REPORT,),
+}
+
+
+class JobFolder:
+    """Paths in a job folder; nothing is touched before `create`."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).expanduser().absolute()
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def is_job(self) -> bool:
+        """Whether a job was begun here."""
+        return (self / REQUEST).is_file()
+
+    def create(self, keep: Path | None = None) -> None:
+        """Make the folder fit to be written to, and remove what a killed process left unfinished.
+
+        keep: a source file of the user's that may lie here. Raises BadInput where it cannot be written, or where it
+        holds files of the same names that no job made: those are somebody's data.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.is_job:
+                self._refuse_foreign(keep)
+            (self / "views").mkdir(exist_ok=True)
+            for folder in (self.path, self / "views"):
+                for left in folder.glob(TEMPORARY_PREFIX + "*"):
+                    left.unlink(missing_ok=True)
+        except OSError as error:
+            raise writing_failed(self.path, error) from error
+        except ValueError as error:  # a null character in the path
+            raise BadInput("The path of the output folder makes no sense.", "Choose another folder.") from error
+
+    def _refuse_foreign(self, keep: Path | None) -> None:
+        names = (TRANSFORMS, GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, REPORT)
+        found = [name for name in names if (self / name).exists() and (self / name) != keep]
+        found += [f"views/{view.name}" for view in self._view_files()]
+        if found:
+            raise BadInput(
+                f"{self.path} already holds {found[0]}, which no job made and which would be overwritten.",
+                "Choose an empty or a new folder.",
+            )
+
+    def _view_files(self) -> list[Path]:
+        try:
+            return sorted(view for view in (self / "views").iterdir() if _VIEW_NAME.fullmatch(view.name))
+        except OSError:
+            return []
+
+    def view_names(self, count: int) -> list[str]:
+        """The names of `count` views, relative to the folder."""
+        return [f"views/{index:03d}.png" for index in range(count)]
+
+    def has(self, result: str) -> bool:
+        """Whether a result ("views", "gaussians", "mesh") is there."""
+        name = {"views": TRANSFORMS, "gaussians": GAUSSIANS, "mesh": MESH_ARRAYS}[result]
+        return (self / name).is_file()
+
+    def begin_result(self, result: str, keep: Path | None = None) -> None:
+        """Call it when `result` is about to be renamed into place: removes what it outdates, but not `keep`."""
+        with contextlib.suppress(OSError):
+            for name in _OUTDATED[result]:
+                if (self / name) != keep:
+                    (self / name).unlink(missing_ok=True)
+
+    def drop_extra_views(self, count: int) -> None:
+        """Remove views beyond the first `count`, left by a job that had more."""
+        keep = {Path(name).name for name in self.view_names(count)}
+        with contextlib.suppress(OSError):
+            for view in self._view_files():
+                if view.name not in keep:
+                    view.unlink()
+
+    def write_json(self, name: str, document: dict[str, Any]) -> None:
+        """Raises BadInput where the file cannot be written."""
+        write_text(self / name, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The document, or None where there is none that can be read."""
+        try:
+            document = json.loads((self / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return document if isinstance(document, dict) else None
+
+    def files(self) -> dict[str, Any]:
+        """Absolute paths of the results that are there, by the names that the wire uses."""
+        names = {
+            "transforms": TRANSFORMS,
+            "gaussians": GAUSSIANS,
+            "mesh_npz": MESH_ARRAYS,
+            "mesh_glb": MESH_GLB,
+            "base_color": BASE_COLOR,
+            "report": REPORT,
+        }
+        found: dict[str, Any] = {key: str(self / name) for key, name in names.items() if (self / name).is_file()}
+        return {"views": [str(view) for view in self._view_files()], **found}
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each result, by file name."""
+        paths = [self / name for name in (GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR)]
+        sizes = {path.name: path.stat().st_size for path in paths if path.is_file()}
+        return {**sizes, "views": sum(view.stat().st_size for view in self._view_files())}

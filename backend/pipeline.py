@@ -1,0 +1,310 @@
+"""The way of one job: views, reconstruct, surface, texture, export; each result is on disk before the next begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from backend.clock import Clock
+from backend.datatypes import Gaussians, Mesh, Step, TexturedMesh
+from backend.device import pick_device
+from backend.errors import BadInput, Cancelled, OutOfMemory
+from backend.events import Done, Event, Preview, Progress, Warned
+from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
+from backend.formats.images import write_png
+from backend.formats.transforms_json import read_views, write_transforms
+from backend.formats.whole_file import whole_file
+from backend.jobfolder import BASE_COLOR, GAUSSIANS, MESH_ARRAYS, MESH_GLB, PREVIEW, REQUEST, TRANSFORMS, JobFolder
+from backend.models import Models
+from backend.outside import load_posed_pictures
+from backend.recipes import find_recipe
+from backend.report import Report
+from backend.request import RESULTS, Request
+from backend.views.picture import load_picture, prepare_picture
+from backend.views.prompts import check_prompt
+
+T = TypeVar("T")
+Events = Generator[Event, None, T]
+STAGES_OF = {"views": ("views",), "gaussians": ("reconstruct",), "mesh": ("surface", "texture", "export")}
+_PREVIEW_SECONDS = 0.5
+
+
+def run_job(
+    request: Request,
+    folder: Path | str,
+    *,
+    from_stage: str | None = None,
+    to_stage: str | None = None,
+    models: Models | None = None,
+    device: str = "auto",
+    stop: Callable[[], bool] | None = None,
+) -> Iterator[Event]:
+    """Walk a job and yield what happens; the last event is Done.
+
+    from_stage, to_stage: the first and the last of "views", "gaussians", "mesh" to make; what comes before is read from
+    the folder. models: loaded networks, kept by the caller from job to job. stop: asked between steps; where it says
+    yes, Cancelled is raised. Results that are finished stay in the folder, nothing half-made does.
+
+    Raises BadInput, MissingWeights, OutOfMemory, UnsupportedDevice, Cancelled.
+    """
+    job = _Job(request, JobFolder(folder), models or Models(), device, stop or (lambda: False))
+    try:
+        yield from job.run(from_stage, to_stage)
+    except MemoryError as error:
+        raise _out_of_memory() from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise _out_of_memory() from error
+        raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python ran out of memory: torch says so in several ways."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    phrases = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
+
+
+def _out_of_memory() -> OutOfMemory:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return OutOfMemory(
+        "The memory was too small for this job.", "Close other programs, or ask for fewer faces or a smaller texture."
+    )
+
+
+class _Job:
+    """One walk; holds what every stage needs."""
+
+    def __init__(
+        self, request: Request, folder: JobFolder, models: Models, device: str, stop: Callable[[], bool]
+    ) -> None:
+        self.request, self.folder, self.models, self.stop = request, folder, models, stop
+        self.recipe = find_recipe(request.recipe)
+        self.device = device
+        self.clock = Clock({})
+        self.report = Report(request, folder)
+        self.told: list[str] = []
+        self._previewed = 0.0
+
+    def run(self, from_stage: str | None, to_stage: str | None) -> Events[None]:
+        plan = self._plan(from_stage, to_stage)
+        self.device = pick_device(self.device)
+        stages = [stage for result in plan for stage in STAGES_OF[result]]
+        self.clock = Clock({stage: self.models.seconds.get(stage, self.recipe.seconds[stage]) for stage in stages})
+        self.folder.create(keep=self._source_path())
+        self.folder.write_json(REQUEST, self.request.to_json())
+        self.report.begin(plan, self.device)
+
+        if "views" in plan:
+            yield from self._make_views()
+        if "gaussians" in plan:
+            yield from self._make_gaussians()
+        if "mesh" in plan:
+            yield from self._make_mesh()
+        self.models.seconds |= self.clock.seconds
+        self.report.write(self.clock.seconds, self.told)
+        seconds = round(time.perf_counter() - self.clock.began, 3)
+        yield Done(str(self.folder.path), self.folder.files(), list(self.told), seconds)
+
+    # -- what is to be made -------------------------------------------------------------------------------------------
+
+    def _plan(self, from_stage: str | None, to_stage: str | None) -> list[str]:
+        """The results to make, checked against the request and the folder before anything is touched."""
+        for name, value in (("from_stage", from_stage), ("to_stage", to_stage)):
+            if value is not None and value not in RESULTS:
+                raise BadInput(f"{name} cannot be '{str(value)[:40]}'.", f"Use one of {', '.join(RESULTS)}.")
+        first = RESULTS.index(from_stage or self.request.first_result)
+        last = RESULTS.index(to_stage or "mesh")
+        if last < first:
+            raise BadInput(f"A job cannot begin with the {RESULTS[first]} and end with the {RESULTS[last]}.")
+        if first < RESULTS.index(self.request.first_result):
+            raise BadInput("A job that begins with Gaussians has no views to make.", "Begin with the gaussians.")
+        if from_stage is None or from_stage == self.request.first_result:
+            self.request.check_source()
+        elif not self.folder.has(RESULTS[first - 1]):
+            raise BadInput(
+                f"{self.folder.path} holds no {RESULTS[first - 1]} to go on from.", "Begin with an earlier stage."
+            )
+        if self.request.cameras is not None and "views" in RESULTS[first : last + 1]:
+            self._refuse_own_cameras(Path(self.request.cameras))
+        return list(RESULTS[first : last + 1])
+
+    def _refuse_own_cameras(self, cameras: Path) -> None:
+        if cameras == self.folder / TRANSFORMS:
+            raise BadInput(
+                f"The cameras lie in the output folder {self.folder.path}, where they would be overwritten.",
+                "Choose another folder, or go on from its views with from_stage gaussians.",
+            )
+
+    def _source_path(self) -> Path | None:
+        return Path(self.request.gaussians) if self.request.gaussians else None
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def _warn(self, messages: list[str]) -> Iterator[Event]:
+        for message in messages:
+            if message not in self.told:
+                self.told.append(message)
+                yield Warned(message)
+
+    def _check_stop(self) -> None:
+        if self.stop():
+            raise Cancelled("The job was cancelled.", "Finished results are kept; start it again to go on.")
+
+    def _begin(self, stage: str, message: str) -> Progress:
+        self._check_stop()
+        return self.clock.begin(stage, message)
+
+    def _walk(self, steps: Generator[Step, None, T], kind: str | None = None) -> Events[T]:
+        """Walk a stage of the running kind to its end, asking between steps whether to go on."""
+        try:
+            while True:
+                self._check_stop()
+                try:
+                    step = next(steps)
+                except StopIteration as end:
+                    return end.value
+                yield self.clock.at(step.step, step.steps, step.message)
+                if step.preview is not None and kind and time.perf_counter() - self._previewed > _PREVIEW_SECONDS:
+                    self._previewed = time.perf_counter()
+                    yield self._show(step.preview)
+        finally:
+            steps.close()
+
+    def _show(self, pictures: torch.Tensor) -> Preview:
+        """Views [V, 4, H, W] side by side in preview.png."""
+        write_png(self.folder / PREVIEW, torch.cat(list(pictures.detach().float().cpu()), dim=2))
+        return Preview("views", str(self.folder / PREVIEW))
+
+    # -- the stages ---------------------------------------------------------------------------------------------------
+
+    def _make_views(self) -> Events[None]:
+        if self.request.cameras is not None:
+            yield self._begin("views", "Reading the posed pictures")
+            notes: list[str] = []
+            posed = load_posed_pictures(self.request.cameras, self.recipe, notes)
+            yield from self._warn(notes)
+            self.report.similarity, self.report.posed_pictures = posed.similarity, posed.names
+            views = posed.views
+        else:
+            yield self._begin("views", "Loading the view generator")
+            generator = self.models.generator(self.recipe, self.device)
+            self.report.use_pack(self.recipe.packs[0])
+            steps = self.request.steps if self.request.steps is not None else self.recipe.steps
+            guidance = self.request.guidance if self.request.guidance is not None else self.recipe.guidance
+            self.report.sampling = {"steps": steps, "guidance": guidance}
+            image, notes = None, []
+            if self.request.image is not None:
+                picture = load_picture(self.request.image)
+                image, notes = prepare_picture(picture, generator.image_size, generator.object_fraction)
+            if self.request.prompt is not None:
+                notes += check_prompt(self.request.prompt, getattr(generator, "vocabulary", None))
+            yield from self._warn(notes)
+            walk = generator.generate(
+                self.request.prompt, image, seed=self.request.seed, steps=steps, guidance=guidance
+            )
+            views = (yield from self._walk(walk, "views")).to("cpu")
+        self._check_stop()
+        names = self.folder.view_names(len(views))
+        with ExitStack() as stack:
+            # Renamed in the reverse order, so that the cameras, which say that there are views, come last.
+            cameras = stack.enter_context(whole_file(self.folder / TRANSFORMS))
+            for name, rgba in zip(names, views.rgba, strict=True):
+                write_png(stack.enter_context(whole_file(self.folder / name)), rgba)
+            write_transforms(cameras, views.cameras, names)
+            self.folder.begin_result("views")
+        self.folder.drop_extra_views(len(views))
+        self.clock.end()
+        yield self._show(views.rgba)
+
+    def _make_gaussians(self) -> Events[None]:
+        notes: list[str] = []
+        if self.request.gaussians is not None:
+            yield self._begin("reconstruct", "Reading the Gaussians")
+            source = Path(self.request.gaussians)
+            gaussians = read_gaussian_ply(source, notes)
+            yield from self._warn(notes)
+        else:
+            yield self._begin("reconstruct", "Loading the reconstructor")
+            # From the disk even where they were just made: going on from a folder later gives the same bits.
+            views = read_views(self.folder / TRANSFORMS, warnings=notes)
+            yield from self._warn(notes)
+            reconstructor = self.models.reconstructor(self.recipe, self.device)
+            self.report.use_pack(self.recipe.packs[1])
+            gaussians = (yield from self._walk(reconstructor.reconstruct(views))).to("cpu")
+            source = None
+        self._check_stop()
+        target = self.folder / GAUSSIANS
+        if source is not None and target.exists() and target.samefile(source):
+            self.folder.begin_result("gaussians", keep=target)  # the user's own file stays as it is
+        else:
+            with whole_file(target) as temporary:
+                if write_gaussian_ply(temporary, gaussians) == 0:
+                    raise BadInput("Every Gaussian is transparent: there is no object.", "Try another seed or source.")
+                self.folder.begin_result("gaussians")
+        self.report.sizes["gaussians"] = len(gaussians)
+        self.clock.end()
+
+    def _make_mesh(self) -> Events[None]:
+        notes: list[str] = []
+        gaussians = read_gaussian_ply(self.folder / GAUSSIANS, notes)
+        yield from self._warn(notes)
+        self.report.sizes["gaussians"] = len(gaussians)
+        yield self._begin("surface", "Finding the surface")
+        mesh = yield from self._walk(_surface(gaussians, self.request.faces))
+        self.clock.end()
+        made = mesh.faces.shape[0]
+        if made < 0.95 * self.request.faces:
+            yield from self._warn([f"The surface has {made:,} faces; it holds no detail for {self.request.faces:,}."])
+        elif made > 1.05 * self.request.faces:
+            yield from self._warn([f"The mesh has {made:,} faces: with {self.request.faces:,} it would tear."])
+        yield self._begin("texture", "Baking the texture")
+        textured = yield from self._walk(_texture(gaussians, mesh, self.request.texture_size))
+        self.clock.end()
+        yield self._begin("export", "Writing the mesh")
+        self._export(textured)
+        self.clock.end()
+        yield self.clock.at(1, 1, "Done")
+        yield Preview("mesh", str(self.folder / MESH_ARRAYS))
+
+    def _export(self, textured: TexturedMesh) -> None:
+        from backend.formats.glb import write_glb
+        from backend.formats.mesh_arrays import write_mesh_npz
+
+        with ExitStack() as stack:
+            # Renamed in the reverse order: mesh.npz, which says that there is a mesh, last.
+            arrays, glb, picture = (
+                stack.enter_context(whole_file(self.folder / name)) for name in (MESH_ARRAYS, MESH_GLB, BASE_COLOR)
+            )
+            write_png(picture, textured.base_color)
+            write_glb(glb, textured)
+            write_mesh_npz(arrays, textured)
+            self.folder.begin_result("mesh")
+        self.report.sizes |= {
+            "vertices": textured.mesh.vertices.shape[0],
+            "faces": textured.mesh.faces.shape[0],
+            "texture": textured.base_color.shape[-1],
+        }
+
+
+def _surface(gaussians: Gaussians, faces: int) -> Generator[Step, None, Mesh]:
+    from backend.surface.extract import extract_surface
+    from backend.surface.simplify import simplify
+
+    # The surface before simplification has a few times resolution^2 faces: enough for the count that is asked for.
+    resolution = min(512, max(128, round((faces / 3) ** 0.5)))
+    mesh = yield from extract_surface(gaussians, resolution)
+    return simplify(mesh, faces)
+
+
+def _texture(gaussians: Gaussians, mesh: Mesh, size: int) -> Generator[Step, None, TexturedMesh]:
+    from backend.texture.bake import bake_texture
+
+    return (yield from bake_texture(gaussians, mesh, size))

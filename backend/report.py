@@ -1,0 +1,108 @@
+"""report.json: where a result comes from, and what it cost."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from backend import __version__
+from backend.jobfolder import REPORT, JobFolder
+from backend.packs import PACKS
+from backend.reconstruct.normalize import Similarity
+from backend.request import RESULTS, Request
+
+_LIBRARIES = ("torch", "numpy", "numba", "pillow", "scikit-image", "xatlas", "fast-simplification", "gsplat")
+_STAGE_RESULT = {"views": "views", "reconstruct": "gaussians", "surface": "mesh", "texture": "mesh", "export": "mesh"}
+
+
+class Report:
+    """Gathers what a job learns; what earlier stages wrote is kept when only later ones are made again."""
+
+    def __init__(self, request: Request, folder: JobFolder) -> None:
+        self._request, self._folder = request, folder
+        self._weights: dict[str, dict[str, Any]] = {}
+        self._earlier: dict[str, Any] = {}
+        self._plan: list[str] = []
+        self._device = ""
+        self.sampling: dict[str, Any] | None = None
+        self.similarity: Similarity | None = None
+        self.posed_pictures: list[str] | None = None
+        self.sizes: dict[str, int] = {}
+
+    def begin(self, plan: list[str], device: str) -> None:
+        """Remember what the folder's report says of results that are not made anew."""
+        self._plan, self._device = plan, device
+        if plan[0] != self._request.first_result:
+            self._earlier = self._folder.read_json(REPORT) or {}
+
+    def use_pack(self, name: str) -> None:
+        """These weights took part."""
+        if name in PACKS:
+            self._weights[name] = {"name": name} | {
+                key: value for key, value in PACKS[name].describe().items() if key in ("file", "sha256", "licence")
+            }
+
+    def write(self, seconds: dict[str, float], warnings: list[str]) -> None:
+        """Write report.json. Raises BadInput where the folder cannot be written."""
+        earlier = self._earlier
+        kept = {
+            stage: spent
+            for stage, spent in _mapping(earlier.get("seconds")).items()
+            if _STAGE_RESULT.get(stage) in RESULTS[: RESULTS.index(self._plan[0])]
+        }
+        weights = {entry["name"]: entry for entry in earlier.get("weights", []) if _is_named(entry)} | self._weights
+        document: dict[str, Any] = {
+            "splatsmith": __version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **self._request.to_json(),
+            "source_sha256": self._source_hash(),
+            "made": [result for result in RESULTS if self._folder.has(result)],
+            "sampling": self.sampling or earlier.get("sampling"),
+            "weights": list(weights.values()),
+            "licences": sorted({str(entry.get("licence")) for entry in weights.values()}),
+            "versions": versions(),
+            "device": self._device,
+            "seconds": {**kept, **{stage: round(spent, 3) for stage, spent in seconds.items()}},
+            "sizes": {**_mapping(earlier.get("sizes")), **self.sizes, "bytes": self._folder.sizes()},
+            "warnings": list(dict.fromkeys([*_texts(earlier.get("warnings")), *warnings])),
+            "similarity": self.similarity.to_json() if self.similarity else earlier.get("similarity"),
+            "posed_pictures": self.posed_pictures or earlier.get("posed_pictures"),
+        }
+        self._folder.write_json(REPORT, {key: value for key, value in document.items() if value is not None})
+
+    def _source_hash(self) -> str | None:
+        source = self._request.image or self._request.cameras or self._request.gaussians
+        if source is None:
+            return None
+        try:
+            with Path(source).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return self._earlier.get("source_sha256")  # a resumed job's source may be gone
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the system and the libraries that are installed."""
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for library in _LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+
+def _is_named(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str)

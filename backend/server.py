@@ -1,0 +1,257 @@
+"""The stdio server that the add-on starts: `python -m backend serve`. The protocol is described in backend.wire.
+
+Three threads: one reads, and obeys `cancel` and `shutdown` at once; one answers the quick methods; the main one runs
+the jobs, one at a time, in order.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from backend import __version__
+from backend.errors import BadInput, Cancelled, Offline, SplatsmithError, UnsupportedDevice
+from backend.events import Done, Preview, Progress, Warned
+from backend.packs import PACKS
+from backend.parent import die_with_parent
+from backend.recipes import RECIPES
+from backend.wire import FAILED, INVALID_PARAMS, PROTOCOL, Call, Channel, WireError, parse, take_over_standard_streams
+
+if TYPE_CHECKING:
+    from backend.models import Models
+
+_GRACE = 2.0  # seconds that a running job has to come to its next step once the client is gone
+_PROGRESS_EVERY = 0.1  # seconds
+
+
+@dataclass
+class _Job:
+    name: str
+    call: Call
+    stop: threading.Event = field(default_factory=threading.Event)
+    running: bool = False
+
+
+class Server:
+    """Answers the calls of one client until its stdin ends or it says `shutdown`."""
+
+    def __init__(self, channel: Channel, device: str = "auto") -> None:
+        self._channel, self._device = channel, device
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._quick: queue.Queue[Call] = queue.Queue()
+        self._known: dict[str, _Job] = {}
+        self._lock = threading.Lock()
+        self._models: Models | None = None
+
+    def run(self) -> None:
+        """Serve; returns when the client is gone and the running job has stopped."""
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        threading.Thread(target=self._answer_quick, name="quick", daemon=True).start()
+        while (job := self._jobs.get()) is not None:
+            self._run_job(job)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        try:
+            for line in self._channel.lines():
+                try:
+                    call = parse(line)
+                except WireError as error:
+                    self._channel.fail(error.request_id, error.number, error.message, "bad_input")
+                    continue
+                if self._take(call):
+                    break
+        finally:
+            self._leave()
+
+    def _take(self, call: Call) -> bool:
+        """Obey or queue one call; True ends the reading."""
+        if call.method == "shutdown":
+            self._answer(call, {})
+            return True
+        if call.method == "cancel":
+            self._answer(call, {"cancelled": self._cancel(call.params["job"])})
+        elif call.method == "generate":
+            self._enqueue(call)
+        else:
+            self._quick.put(call)
+        return False
+
+    def _enqueue(self, call: Call) -> None:
+        name = call.params["job"]
+        with self._lock:
+            taken = name in self._known
+            if name and not taken:
+                self._known[name] = job = _Job(name, call)
+                self._jobs.put(job)
+                return
+        why = f"A job called '{name[:40]}' is already waiting or running." if taken else "A job needs a name."
+        self._channel.fail(call.request_id, INVALID_PARAMS, why, "bad_input", "Give every job a name of its own.")
+
+    def _cancel(self, name: str) -> bool:
+        with self._lock:
+            job = self._known.get(name)
+            if job is None:
+                return False
+            job.stop.set()
+            waiting = not job.running
+            if waiting:
+                del self._known[name]
+        if waiting:  # its turn may be minutes away: answer now
+            self._fail(job.call, Cancelled("The job was cancelled before it began.", "Start it again."))
+        return True
+
+    def _leave(self) -> None:
+        """Stop everything; where the running job does not reach its next step in time, end without it."""
+        with self._lock:
+            for job in self._known.values():
+                job.stop.set()
+        self._jobs.put(None)
+        time.sleep(_GRACE)
+        leave_now()
+
+    # -- jobs ---------------------------------------------------------------------------------------------------------
+
+    def _run_job(self, job: _Job) -> None:
+        with self._lock:
+            waiting = self._known.get(job.name) is job
+            job.running = True
+        if not waiting:
+            return  # cancelled while it waited, and answered then
+        try:
+            result = self._generate(job)
+        except BaseException as error:
+            self._forget(job)
+            self._fail(job.call, error)
+        else:
+            self._forget(job)
+            self._answer(job.call, result)
+
+    def _forget(self, job: _Job) -> None:
+        with self._lock:
+            self._known.pop(job.name, None)
+
+    def _generate(self, job: _Job) -> dict[str, Any]:
+        from backend.jobfolder import REQUEST, JobFolder
+        from backend.models import Models
+        from backend.pipeline import run_job
+        from backend.request import Request
+
+        params = job.call.params
+        if not params["folder"].strip():
+            raise BadInput("The output folder has no name.", "Choose a folder.")
+        from_stage = params.get("from_stage")
+        request = Request.resumed(params["request"], JobFolder(params["folder"]).read_json(REQUEST), from_stage)
+        self._models = self._models or Models()
+        spoke, stage = 0.0, ""
+        for event in run_job(
+            request,
+            params["folder"],
+            from_stage=from_stage,
+            to_stage=params.get("to_stage"),
+            models=self._models,
+            device=self._device,
+            stop=job.stop.is_set,
+        ):
+            if isinstance(event, Progress):
+                now = time.monotonic()
+                if event.stage == stage and event.fraction < 1.0 and now - spoke < _PROGRESS_EVERY:
+                    continue
+                spoke, stage = now, event.stage
+                self._channel.notify("progress", {"job": job.name, **asdict(event)})
+            elif isinstance(event, Preview):
+                self._channel.notify("preview", {"job": job.name, **asdict(event)})
+            elif isinstance(event, Warned):
+                self._channel.notify("log", {"level": "warning", "message": event.message, "job": job.name})
+            elif isinstance(event, Done):
+                return {"job": job.name, **asdict(event)}
+        raise RuntimeError("the job ended without a result")
+
+    # -- quick methods ------------------------------------------------------------------------------------------------
+
+    def _answer_quick(self) -> None:
+        while True:
+            call = self._quick.get()
+            try:
+                result = self._quick_result(call)
+            except BaseException as error:
+                self._fail(call, error)
+            else:
+                self._answer(call, result)
+
+    def _quick_result(self, call: Call) -> dict[str, Any]:
+        if call.method == "initialize":
+            return self._initialize()
+        if call.method == "doctor":
+            from backend.doctor import examine
+
+            return examine()
+        if call.method == "weights.status":
+            return {"packs": [pack.describe() for pack in PACKS.values()]}
+        name = call.params["name"]
+        if name not in PACKS:
+            raise BadInput(f"There are no weights called '{name[:40]}'.", f"Use one of {', '.join(PACKS)}.")
+        raise Offline(f"The weights '{name}' come with Splatsmith and are not downloaded.", "Install Splatsmith again.")
+
+    def _initialize(self) -> dict[str, Any]:
+        try:
+            from backend.device import pick_device
+
+            device = pick_device(self._device)
+        except ImportError as error:
+            raise UnsupportedDevice(
+                f"PyTorch cannot be loaded ({error}).", "Set up the backend's environment again."
+            ) from error
+        return {
+            "name": "splatsmith",
+            "version": __version__,
+            "protocol": PROTOCOL,
+            "device": device,
+            "recipes": list(RECIPES),
+            "packs": {name: pack.present for name, pack in PACKS.items()},
+        }
+
+    # -- answering ----------------------------------------------------------------------------------------------------
+
+    def _answer(self, call: Call, result: dict[str, Any]) -> None:
+        if call.wants_answer:
+            self._channel.answer(call.request_id, result)
+
+    def _fail(self, call: Call, error: BaseException) -> None:
+        if not isinstance(error, SplatsmithError):
+            traceback.print_exception(error, file=sys.stderr)
+            sys.stderr.flush()
+        if not call.wants_answer:
+            return
+        if isinstance(error, SplatsmithError):
+            self._channel.fail(call.request_id, FAILED, error.message, error.code, error.fix)
+        elif isinstance(error, MemoryError):
+            self._channel.fail(call.request_id, FAILED, "The memory was too small.", "out_of_memory", "Ask for less.")
+        else:
+            reason = f"Something unforeseen went wrong ({type(error).__name__}: {str(error)[:200]})."
+            self._channel.fail(call.request_id, FAILED, reason, "internal", "The log has the details: report them.")
+
+
+def leave_now() -> None:
+    """End the process at once, whatever other threads are doing; what they were writing has temporary names."""
+    os._exit(0)
+
+
+def serve(device: str = "auto") -> int:
+    """Run the server on this process's own standard streams."""
+    channel = take_over_standard_streams()
+    die_with_parent(leave_now)
+    if not os.isatty(2):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in Blender's terminal is for Blender to act on
+    Server(channel, device).run()
+    sys.stderr.flush()
+    leave_now()
+    return 0

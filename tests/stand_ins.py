@@ -1,0 +1,118 @@
+"""Tiny models for the tests of everything around the models: no weights, no waiting, and known results.
+
+The views show a ball of one colour; the Gaussians are a ball too. `TINY` is a recipe to put in place of the starter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from backend.cameras import orbit, rays
+from backend.datatypes import Gaussians, Mesh, Step, TexturedMesh, Views
+from backend.recipes import RECIPES
+from backend.vocabulary import Vocabulary
+
+RADIUS = 0.9
+VIEW_SIZE = 32
+
+
+def ball_views(size: int = VIEW_SIZE, color: tuple[float, float, float] = (0.8, 0.2, 0.1), views: int = 4) -> Views:
+    """Pictures of a ball round the origin from `views` sides."""
+    cameras = orbit([360.0 / views * index for index in range(views)], 20.0, 3.0, 50.0, size)
+    origins, directions = rays(cameras)
+    along = -(origins * directions).sum(-1)
+    miss = (origins + along[..., None] * directions).norm(dim=-1)
+    alpha = ((RADIUS - miss) / 0.05).clamp(0, 1)[:, None]
+    rgb = torch.tensor(color)[None, :, None, None].expand(views, 3, size, size)
+    return Views(torch.cat([rgb * (alpha > 0), alpha], 1), cameras)
+
+
+def ball_gaussians(count: int = 600, color: tuple[float, float, float] = (0.8, 0.2, 0.1)) -> Gaussians:
+    """Small round Gaussians spread evenly over a ball (Fibonacci lattice)."""
+    index = torch.arange(count) + 0.5
+    polar, turn = torch.acos(1 - 2 * index / count), torch.pi * (1 + 5**0.5) * index
+    means = RADIUS * torch.stack([polar.sin() * turn.cos(), polar.cos(), polar.sin() * turn.sin()], dim=-1)
+    return Gaussians(
+        means,
+        torch.full((count, 3), 0.05),
+        torch.tensor([1.0, 0, 0, 0]).repeat(count, 1),
+        torch.full((count,), 0.95),
+        torch.tensor(color).repeat(count, 1),
+    )
+
+
+def octahedron() -> TexturedMesh:
+    """Eight faces round the origin with a grey texture."""
+    vertices = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
+    faces = [[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]]
+    uvs = torch.rand(8, 3, 2, generator=torch.Generator().manual_seed(0))
+    return TexturedMesh(Mesh(RADIUS * vertices, torch.tensor(faces)), uvs, torch.full((3, 64, 64), 0.5))
+
+
+class TinyGenerator:
+    """A ball whose colour comes from the seed; SLOW makes every step take that many seconds."""
+
+    image_size = VIEW_SIZE
+    object_fraction = 0.66
+    slow = 0.0
+    fail: BaseException | None = None
+    noisy = False
+
+    def __init__(self) -> None:
+        self.vocabulary = Vocabulary()
+        self.calls: list[dict] = []
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        return self.vocabulary.encode(prompt).unknown
+
+    def generate(
+        self, prompt: str | None = None, image: Tensor | None = None, *, seed: int, steps: int, guidance: float
+    ) -> Generator[Step, None, Views]:
+        self.calls.append({"prompt": prompt, "image": image, "seed": seed, "steps": steps, "guidance": guidance})
+        color = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        views = ball_views(color=(color[0], color[1], color[2]))
+        for step in range(steps):
+            if self.noisy:
+                print("a library prints this")
+            if self.fail is not None:
+                raise self.fail
+            time.sleep(self.slow)
+            yield Step(step + 1, steps, "Imagining", views.rgba)
+        return views
+
+
+class TinyReconstructor:
+    """A ball of the views' mean colour."""
+
+    def reconstruct(self, views: Views) -> Generator[Step, None, Gaussians]:
+        yield Step(1, 1, "Reconstructing")
+        alpha = views.rgba[:, 3:]
+        color = (views.rgba[:, :3] * alpha).sum((0, 2, 3)) / alpha.sum().clamp_min(1e-6)
+        return ball_gaussians(color=(float(color[0]), float(color[1]), float(color[2])))
+
+
+TINY = replace(
+    RECIPES["starter"],
+    load_generator=lambda device: TinyGenerator(),
+    load_reconstructor=lambda device: TinyReconstructor(),
+    view_size=VIEW_SIZE,
+    steps=3,
+)
+
+
+def quick_surface(gaussians: Gaussians, faces: int) -> Generator[Step, None, Mesh]:
+    """In place of backend.pipeline._surface, where the test is not about it."""
+    yield Step(1, 2, "Carving")
+    yield Step(2, 2, "Carving")
+    return octahedron().mesh
+
+
+def quick_texture(gaussians: Gaussians, mesh: Mesh, size: int) -> Generator[Step, None, TexturedMesh]:
+    """In place of backend.pipeline._texture."""
+    yield Step(1, 1, "Baking")
+    return replace(octahedron(), base_color=torch.full((3, size, size), 0.5))
