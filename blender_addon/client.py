@@ -24,18 +24,6 @@ from . import process_tree
 LONGEST_LINE = 32_000  # bytes; a pipe holds 64 KiB, so a write of one line never waits for the child to read
 LARGEST_LOG = 2_000_000  # bytes of the backend's log before it is put aside
 
-# The child is a fresh interpreter. On Linux it asks the kernel to end it when Blender dies, which it must do itself:
-# doing it between fork and exec would run Python in a forked copy of a process with many threads.
-BOOTSTRAP = """
-import runpy, sys
-if sys.platform == "linux":
-    import ctypes, signal
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
-sys.path.insert(0, sys.argv[1])
-sys.argv = ["backend", *sys.argv[2:]]
-runpy.run_module("backend", run_name="__main__", alter_sys=True)
-"""
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -142,12 +130,12 @@ class Launch:
         return clean_environment(os.environ, self.blender_folder, additions)
 
     def command(self, *arguments: str) -> list[str]:
-        """The command line that runs `python -m backend ARGUMENTS` and dies with this process."""
-        return [str(self.python), "-c", BOOTSTRAP, str(self.code_folder), *arguments]
+        """The command line of the backend; PYTHONSAFEPATH keeps the working directory out of its search path."""
+        return [str(self.python), "-m", "backend", *arguments]
 
 
 class Backend:
-    """A running backend. Create it on the thread that will outlive it: Linux ends the child with that thread."""
+    """A running backend. It ends when its standard input does, so it cannot outlive this process."""
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch

@@ -13,6 +13,7 @@ import os
 import queue
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -205,14 +206,16 @@ class SetUp:
         )
 
     def _warm_up(self) -> None:
-        """Compiles the backend's kernels into the user's cache, so that the first click does not wait for it."""
+        """Makes one very small object: proves that all of it works, and leaves the compiled kernels in the cache."""
         launch = Launch(self.plan.home.environment_python, self.plan.code_folder, self.plan.home.path)
-        self._run(
-            launch.command("doctor", "--warm-up"),
-            "The backend was installed but does not work.",
-            "The log above says what is missing.",
-            environment_variables=launch.environment(),
-        )
+        with tempfile.TemporaryDirectory(prefix="splatsmith-") as folder:
+            small = ["--steps", "1", "--faces", "500", "--texture-size", "64", "--out", folder]
+            self._run(
+                launch.command("generate", "--prompt", "a red mug", *small),
+                "The backend was installed but does not work.",
+                "The log above says what is missing.",
+                environment_variables=launch.environment(),
+            )
 
     def _run(
         self,

@@ -16,7 +16,7 @@ def adopt(process: subprocess.Popen[bytes]) -> Any:
     """Ties the child's life to ours on Windows; returns a handle to keep until `release`, None elsewhere.
 
     Windows ends every process of a Job Object when the last handle to it closes, and our handle closes when we die.
-    Elsewhere the child watches its standard input and, on Linux, the kernel's parent-death signal.
+    Elsewhere the backend itself watches its standard input and its parent.
     """
     if sys.platform != "win32":
         return None

@@ -135,7 +135,7 @@ def test_a_blender_from_the_distribution_does_not_cost_the_child_its_path():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
-def test_the_child_dies_with_its_parent_even_when_deaf(tmp_path):
+def test_the_child_dies_with_its_parent(tmp_path):
     script = textwrap.dedent(f"""
         import sys, time
         from pathlib import Path

@@ -162,7 +162,7 @@ def main() -> None:
             fail(identity, "bad_input", f"There is no request {method}.", "")
 
 
-if len(sys.argv) > 1 and sys.argv[1] == "doctor":
-    print("python: fine\nwarm")
+if len(sys.argv) > 1 and sys.argv[1] == "generate":
+    print("warm")
 else:
     main()
