@@ -164,19 +164,27 @@ class Builder:
         scale = CANONICAL_SIZE / float((high - low).max())
         rows = np.stack(self.rows)
         rows[:, P.POSITION : P.POSITION + 3] = (rows[:, P.POSITION : P.POSITION + 3] - (low + high) / 2) * scale
-        rows[:, P.BOUND] *= scale * 1.001
+        rows = scaled_sizes(rows, scale)
         rows[:, P.PERIOD] = self._period
-        for row in rows:
-            keep = {P.TORUS: (2,), P.POLYGON_CONE: (0,)}.get(int(row[P.SHAPE]), ())
-            for column in range(4):
-                if column not in keep:
-                    row[P.SIZE + column] *= scale
         return rows
 
     @property
     def named_parts(self) -> dict[str, Paint]:
         """Paints of the parts that were really built, the main one left out."""
         return {name: self.paints[name] for name in self.kind.parts if name in self._used}
+
+
+def scaled_sizes(rows: np.ndarray, scale: float) -> np.ndarray:
+    """The rows with all lengths but their positions multiplied by `scale`; ratios and counts stay."""
+    rows = rows.copy()
+    rows[:, P.BOUND] *= scale
+    rows[:, P.PERIOD] *= scale
+    for row in rows:
+        ratios = {P.TORUS: (2,), P.POLYGON_CONE: (0,)}.get(int(row[P.SHAPE]), ())
+        for column in range(4):
+            if column not in ratios:
+                row[P.SIZE + column] *= scale
+    return rows
 
 
 def _rotation(turn: Vector) -> np.ndarray:

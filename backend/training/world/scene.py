@@ -8,7 +8,7 @@ import numpy as np
 
 from backend.training.world import food, furniture, household, nature, outdoors  # noqa: F401  (they register their kinds)
 from backend.training.world import primitives as P
-from backend.training.world.builder import KINDS, Builder
+from backend.training.world.builder import KINDS, Builder, scaled_sizes
 from backend.training.world.palette import Paint
 
 # What a caption may call a kind: the spellings that the vocabulary folds into one token.
@@ -25,15 +25,17 @@ class WorldObject:
     caption: str
     main: Paint
 
-    def turned(self, degrees: float) -> np.ndarray:
-        """The rows after turning the object about the vertical axis (azimuth grows towards +x)."""
-        angle = np.radians(degrees)
+    def placed(self, turn_degrees: float = 0.0, scale: float = 1.0, shift: np.ndarray | None = None) -> np.ndarray:
+        """The rows after turning about the vertical axis (towards +x from +z), scaling about the origin and moving."""
+        angle = np.radians(turn_degrees)
         turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
         rows = self.rows.copy()
-        rows[:, P.POSITION : P.POSITION + 3] = rows[:, P.POSITION : P.POSITION + 3] @ turn.T
+        rows[:, P.POSITION : P.POSITION + 3] = rows[:, P.POSITION : P.POSITION + 3] @ turn.T * scale
+        if shift is not None:
+            rows[:, P.POSITION : P.POSITION + 3] += shift
         local = rows[:, P.ROTATION : P.ROTATION + 9].reshape(-1, 3, 3)
         rows[:, P.ROTATION : P.ROTATION + 9] = (local @ turn.T).reshape(-1, 9)
-        return rows
+        return scaled_sizes(rows, scale)
 
 
 def _colors(rng: np.random.Generator, paint: Paint) -> str:

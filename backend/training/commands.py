@@ -1,0 +1,104 @@
+"""`train` and `evaluate` of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from backend.errors import BadInput
+from backend.training import dmv3d
+from backend.training.loop import Budget, LoopOptions, load_state, train
+from backend.vocabulary import TOKENS
+from backend.weights import STARTER_PACK, save_checkpoint
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", choices=("dmv3d", "lgm"))
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an interrupted run goes on from it")
+    parser.add_argument("--minutes", type=float, default=1e9, help="training time over all sittings")
+    parser.add_argument("--steps", type=int, default=1_000_000_000)
+    parser.add_argument("--batch", type=int, default=8, help="examples a step and process")
+    parser.add_argument("--learning-rate", type=float, default=None)
+    parser.add_argument("--seed", type=int, default=0, help="of the world that is trained on")
+    parser.add_argument("--size", type=int, default=None, help="side of a view in pixels")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="threads a process")
+    parser.add_argument("--processes", type=int, default=1, help="processes on this machine that share every step")
+    parser.add_argument("--watch-minutes", type=float, default=8.0, help="time between sample sheets")
+    parser.add_argument("--starter-pack", action="store_true", help="also write the averaged weights into the starter pack")
+
+
+def _setup(arguments: argparse.Namespace) -> tuple[torch.nn.Module, object, object, dict[str, object], float]:
+    seed, device = arguments.seed, arguments.device
+    torch.manual_seed(seed)
+    if arguments.model == "dmv3d":
+        size = arguments.size or 64
+        network = dmv3d.new_network(image_size=size)
+        card = {"model": "dmv3d", "config": network.config.to_dict(), "tokens": list(TOKENS)}
+        return network, dmv3d.loss_function(seed, arguments.batch, size, device), dmv3d.watch(seed, size, device), card, 1e-3
+    from backend.training import lgm
+
+    size = arguments.size or 128
+    network = lgm.new_network()
+    card = {"model": "lgm", "config": network.config.to_dict(), "size": size}
+    return network, lgm.loss_function(seed, arguments.batch, size, device), lgm.watch(seed, size, device), card, 1e-3
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that repeats this training, written from what was asked."""
+    words = ["python -m backend train", arguments.model]
+    for name in ("minutes", "steps", "batch", "learning_rate", "seed", "size", "processes", "threads"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1e9:
+            words.append(f"--{name.replace('_', '-')} {value:g}")
+    return " ".join(words)
+
+
+def _work(rank: int, arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(arguments.threads)
+    if arguments.processes > 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", "29531")
+        dist.init_process_group("gloo", rank=rank, world_size=arguments.processes)
+    network, loss, look, card, rate = _setup(arguments)
+    options = LoopOptions(
+        folder=arguments.out,
+        budget=Budget(arguments.steps, arguments.minutes),
+        batch=arguments.batch,
+        learning_rate=arguments.learning_rate or rate,
+        device=arguments.device,
+        watch_every_minutes=arguments.watch_minutes,
+    )
+    card |= {"command": _command(arguments), "seed": arguments.seed}
+    train(network, loss, options, look, card)  # type: ignore[arg-type]
+    if rank == 0:
+        export(arguments.out, arguments.out / f"{arguments.model}.safetensors")
+        if arguments.starter_pack:
+            STARTER_PACK.mkdir(exist_ok=True)
+            export(arguments.out, STARTER_PACK / f"{arguments.model}.safetensors")
+    if arguments.processes > 1:
+        dist.destroy_process_group()
+
+
+def export(folder: Path, path: Path) -> None:
+    """Writes a run's averaged weights as fp16 with its card. Raises BadInput when the folder holds no run."""
+    state = load_state(folder)
+    if state is None:
+        raise BadInput(f"There is no training run in {folder}.", "Give the folder that train --out wrote to.")
+    card = {**state["card"], "steps": state["step"], "minutes": round(state["seconds"] / 60, 1)}
+    save_checkpoint(path, state["ema"], card, torch.float16)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    if arguments.minutes >= 1e9 and arguments.steps >= 1_000_000_000:
+        raise BadInput("The training has no end.", "Give --minutes or --steps.")
+    if arguments.processes > 1:
+        os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(arguments.threads)
+        torch.multiprocessing.spawn(_work, (arguments,), nprocs=arguments.processes)
+    else:
+        _work(0, arguments)
+    return 0
