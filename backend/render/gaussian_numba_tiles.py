@@ -1,10 +1,12 @@
 """Numba kernels that blend the Gaussians of a tile front to back, and the backward pass of that.
 
-3D Gaussian Splatting (arXiv 2308.04079) section 6 and equation 3. Each Gaussian goes over the rows of the tile that it
-touches, 16 pixels at a time without a branch, so that the compiler makes vector code of it.
+3D Gaussian Splatting (arXiv 2308.04079) section 6 and equation 3. Each Gaussian goes over the part of the tile that it
+touches, eight pixels of a row at a time without a branch, so that the compiler makes vector code of it. For that, too,
+the pixels' state is one array [planes, rows, halves, lanes] with the first four channels at fixed planes: the compiler
+then knows by itself that they do not overlap. Fewer channels are padded with zeros; more take a loop of their own.
 
 A pixel that has stopped (its transmittance would fall to 1e-4) keeps its transmittance with a minus sign: the test
-"transmittance after this Gaussian > 1e-4" then fails by itself from there on.
+"transmittance after this Gaussian > 1e-4" then fails by itself from there on. A Gaussian that is skipped has alpha 0.
 
 The last channel may be a depth. depth_mode 0: none. 1: the Gaussian's depth. 2: a value that is affine over the image,
 planes [N, 5] = value at the mean, slope in x, slope in y, least, greatest; a further channel after it then holds the
@@ -27,7 +29,9 @@ _STOP = np.float32(1e-4)
 _ONE = np.float32(1.0)
 _HALF = np.float32(0.5)
 _ZERO = np.float32(0.0)
-_PIXELS = TILE * TILE
+_LANES = 8
+_HALVES = TILE // _LANES
+_QUICK = 4  # channels at fixed planes
 _LOOK_UP = 16  # Gaussians between two looks whether every pixel of the tile has stopped
 
 
@@ -55,6 +59,39 @@ def _rows_in_tile(my, ry, top):
     return max(0, math.ceil(low - np.float32(0.02))), min(TILE, math.floor(high + np.float32(0.02)) + 1)
 
 
+@inlined
+def _halves_in_tile(mx, rx, left):
+    """Halves [first, last) of the tile's rows whose pixel centres are within rx of mx."""
+    first, last = 0, _HALVES
+    if mx + rx < np.float32(left + _LANES) + np.float32(0.48):
+        last = 1
+    if mx - rx > np.float32(left + _LANES) - np.float32(0.48):
+        first = 1
+    return first, last
+
+
+@inlined
+def _open_tile(state, lines, columns):
+    """Clear the state: transmittance 1 inside the picture, stopped outside."""
+    state[:] = _ZERO
+    for row in range(TILE):
+        for half in range(_HALVES):
+            for lane in range(_LANES):
+                inside = row < lines and half * _LANES + lane < columns
+                state[0, row, half, lane] = _ONE if inside else -_ONE
+
+
+@inlined
+def _any_going(state):
+    """Whether any pixel of the tile still takes light."""
+    most = -_ONE
+    for row in range(TILE):
+        for half in range(_HALVES):
+            for lane in range(_LANES):
+                most = max(most, state[0, row, half, lane])
+    return most > _ZERO
+
+
 @kernel
 def blend_tiles(
     records, colors, planes, depth_mode, ids, starts, first_row, first, last, width, height, out_colors, out_rest
@@ -64,69 +101,70 @@ def blend_tiles(
     out_colors [H, W, D + (0, 1, 2)], not divided by alpha and without background; out_rest [H, W]: transmittance left.
     """
     channels = colors.shape[1]
+    constants = channels + (1 if depth_mode == 1 else 0)  # channels that do not vary over a Gaussian
     outputs = out_colors.shape[2]
     tiles_x = (width + TILE - 1) // TILE
-    state = np.empty((1 + outputs) * _PIXELS, np.float32)  # transmittance, then a plane for each channel
-    weight = np.empty(TILE, np.float32)
-    value = np.empty(outputs, np.float32)
+    # Planes: 0 transmittance, 1 the current Gaussian's weight, then the channels.
+    state = np.empty((2 + max(outputs, _QUICK), TILE, _HALVES, _LANES), np.float32)
+    value = np.zeros(max(outputs, _QUICK), np.float32)
     for tile in range(first, last):
         left, top = (tile % tiles_x) * TILE, (first_row + tile // tiles_x) * TILE
-        state[:] = _ZERO
         columns, lines = min(TILE, width - left), min(TILE, height - top)
-        for row in range(TILE):
-            for column in range(TILE):
-                state[row * TILE + column] = _ONE if row < lines and column < columns else -_ONE
+        _open_tile(state, lines, columns)
         for k in range(starts[tile], starts[tile + 1]):
-            if (k - starts[tile]) % _LOOK_UP == _LOOK_UP - 1:
-                going = False
-                for pixel in range(_PIXELS):
-                    going |= state[pixel] > _ZERO
-                if not going:
-                    break
+            if (k - starts[tile]) % _LOOK_UP == _LOOK_UP - 1 and not _any_going(state):
+                break
             n = ids[k]
-            x0 = np.float32(left) + _HALF - records[n, 0]
-            my = records[n, 1]
+            mx, my = records[n, 0], records[n, 1]
             a, b, d = _HALF * records[n, 2], records[n, 3], _HALF * records[n, 4]
             opacity = records[n, 5]
             for channel in range(channels):
                 value[channel] = colors[n, channel]
             if depth_mode == 1:
                 value[channels] = records[n, 6]
+            v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
             low, high = _rows_in_tile(my, records[n, 8], top)
+            first_half, last_half = _halves_in_tile(mx, records[n, 7], left)
             for row in range(low, high):
                 dy = np.float32(top + row) + _HALF - my
                 b_dy, d_dy = b * dy, d * dy * dy
-                base = row * TILE
-                for i in range(TILE):
-                    dx = x0 + np.float32(i)
-                    sigma = dx * (a * dx + b_dy) + d_dy
-                    alpha = min(_ALPHA_MOST, opacity * _exp_minus(sigma))
-                    before = state[base + i]
-                    after = before * (_ONE - alpha)
-                    valid = (sigma >= _ZERO) & (alpha >= _ALPHA_LEAST)
-                    taken = valid & (after > _STOP)
-                    weight[i] = alpha * before if taken else _ZERO
-                    state[base + i] = after if taken else (-abs(before) if valid else before)
-                if depth_mode == 2:
-                    at = planes[n, 0] + planes[n, 1] * x0 + planes[n, 2] * dy
-                    for i in range(TILE):
-                        depth = min(max(at + planes[n, 1] * np.float32(i), planes[n, 3]), planes[n, 4])
-                        state[(1 + channels) * _PIXELS + base + i] += weight[i] * depth
-                        after = abs(state[base + i])
-                        crossed = (weight[i] > _ZERO) & (after <= _HALF) & (after + weight[i] > _HALF)
-                        if crossed:
-                            state[(2 + channels) * _PIXELS + base + i] = depth
-                for channel in range(channels + (1 if depth_mode == 1 else 0)):
-                    amount = value[channel]
-                    at_channel = (1 + channel) * _PIXELS + base
-                    for i in range(TILE):
-                        state[at_channel + i] += weight[i] * amount
+                for half in range(first_half, last_half):
+                    x0 = np.float32(left + half * _LANES) + _HALF - mx
+                    for lane in range(_LANES):
+                        dx = x0 + np.float32(lane)
+                        sigma = dx * (a * dx + b_dy) + d_dy
+                        alpha = min(_ALPHA_MOST, opacity * _exp_minus(sigma))
+                        alpha = alpha if alpha >= _ALPHA_LEAST else _ZERO
+                        alpha = alpha if sigma >= _ZERO else _ZERO
+                        before = state[0, row, half, lane]
+                        after = before * (_ONE - alpha)
+                        going = after > _STOP
+                        weight = before * alpha if going else _ZERO
+                        state[0, row, half, lane] = after if going else -abs(before)
+                        state[1, row, half, lane] = weight
+                        state[2, row, half, lane] += weight * v0
+                        state[3, row, half, lane] += weight * v1
+                        state[4, row, half, lane] += weight * v2
+                        state[5, row, half, lane] += weight * v3
+                    for channel in range(_QUICK, constants):
+                        for lane in range(_LANES):
+                            state[2 + channel, row, half, lane] += state[1, row, half, lane] * value[channel]
+                    if depth_mode == 2:
+                        slope = planes[n, 1]
+                        at = planes[n, 0] + slope * x0 + planes[n, 2] * dy
+                        for lane in range(_LANES):
+                            depth = min(max(at + slope * np.float32(lane), planes[n, 3]), planes[n, 4])
+                            weight = state[1, row, half, lane]
+                            after = abs(state[0, row, half, lane])
+                            crossed = (weight > _ZERO) & (after <= _HALF) & (after + weight > _HALF)
+                            state[2 + channels, row, half, lane] += weight * depth
+                            state[3 + channels, row, half, lane] += depth if crossed else _ZERO
         for row in range(lines):
             for column in range(columns):
-                pixel = row * TILE + column
-                out_rest[top + row, left + column] = abs(state[pixel])
+                half, lane = column // _LANES, column % _LANES
+                out_rest[top + row, left + column] = abs(state[0, row, half, lane])
                 for channel in range(outputs):
-                    out_colors[top + row, left + column, channel] = state[(1 + channel) * _PIXELS + pixel]
+                    out_colors[top + row, left + column, channel] = state[2 + channel, row, half, lane]
 
 
 @kernel
@@ -156,91 +194,98 @@ def blend_tiles_backward(
     channels = colors.shape[1]
     outputs = rendered.shape[2]
     tiles_x = (width + TILE - 1) // TILE
-    # Planes: 0 transmittance, 1 what has been passed, 2 the total, then v_rendered channel by channel.
-    state = np.empty((3 + outputs) * _PIXELS, np.float32)
-    weight = np.empty(TILE, np.float32)
-    worth = np.empty(TILE, np.float32)
-    value = np.zeros(outputs, np.float32)
-    v_value = np.empty(outputs, np.float32)
+    # Planes: 0 transmittance, 1 the current Gaussian's weight, 2 what has been passed, 3 the total, 4 q of the channels
+    # beyond the quick ones, then v_rendered channel by channel.
+    state = np.empty((5 + max(outputs, _QUICK), TILE, _HALVES, _LANES), np.float32)
+    value = np.zeros(max(outputs, _QUICK), np.float32)
+    v_value = np.zeros(max(outputs, _QUICK), np.float32)
     for tile in range(first, last):
         left, top = (tile % tiles_x) * TILE, (first_row + tile // tiles_x) * TILE
         columns, lines = min(TILE, width - left), min(TILE, height - top)
-        state[:] = _ZERO
-        for row in range(TILE):
-            for column in range(TILE):
-                pixel = row * TILE + column
-                if row >= lines or column >= columns:
-                    state[pixel] = -_ONE
-                    continue
-                state[pixel] = _ONE
+        _open_tile(state, lines, columns)
+        for row in range(lines):
+            for column in range(columns):
+                half, lane = column // _LANES, column % _LANES
                 total = -rest[top + row, left + column] * v_alphas[top + row, left + column]
                 for channel in range(outputs):
                     v = v_rendered[top + row, left + column, channel]
-                    state[(3 + channel) * _PIXELS + pixel] = v
+                    state[5 + channel, row, half, lane] = v
                     total += v * rendered[top + row, left + column, channel]
-                state[2 * _PIXELS + pixel] = total
+                state[3, row, half, lane] = total
         for k in range(starts[tile], starts[tile + 1]):
-            if (k - starts[tile]) % _LOOK_UP == _LOOK_UP - 1:
-                going = False
-                for pixel in range(_PIXELS):
-                    going |= state[pixel] > _ZERO
-                if not going:
-                    break
+            if (k - starts[tile]) % _LOOK_UP == _LOOK_UP - 1 and not _any_going(state):
+                break
             n = ids[k]
-            x0 = np.float32(left) + _HALF - records[n, 0]
-            my = records[n, 1]
+            mx, my = records[n, 0], records[n, 1]
             a, b, d = _HALF * records[n, 2], records[n, 3], _HALF * records[n, 4]
             opacity = records[n, 5]
             for channel in range(channels):
                 value[channel] = colors[n, channel]
             if with_depth:
                 value[channels] = records[n, 6]
+            v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
             v_value[:] = _ZERO
-            # Sums over pixels of s = d loss / d sigma times 1, dx, dy, dx dx, dx dy, dy dy.
+            # Sums over the pixels of s = d loss / d sigma times 1, dx, dy, dx dx, dx dy, dy dy.
             s1, sx, sy, sxx, sxy, syy = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+            c0, c1, c2, c3 = _ZERO, _ZERO, _ZERO, _ZERO
             low, high = _rows_in_tile(my, records[n, 8], top)
+            first_half, last_half = _halves_in_tile(mx, records[n, 7], left)
             for row in range(low, high):
                 dy = np.float32(top + row) + _HALF - my
                 b_dy, d_dy = b * dy, d * dy * dy
-                base = row * TILE
-                worth[:] = _ZERO
-                for channel in range(outputs):
-                    amount = value[channel]
-                    at_channel = (3 + channel) * _PIXELS + base
-                    for i in range(TILE):
-                        worth[i] += state[at_channel + i] * amount
-                row_s, row_x, row_xx = _ZERO, _ZERO, _ZERO
-                for i in range(TILE):
-                    dx = x0 + np.float32(i)
-                    sigma = dx * (a * dx + b_dy) + d_dy
-                    raw = opacity * _exp_minus(sigma)
-                    alpha = min(_ALPHA_MOST, raw)
-                    before = state[base + i]
-                    after = before * (_ONE - alpha)
-                    valid = (sigma >= _ZERO) & (alpha >= _ALPHA_LEAST)
-                    taken = valid & (after > _STOP)
-                    w = alpha * before if taken else _ZERO
-                    passed = state[_PIXELS + base + i] + w * worth[i]
-                    v_alpha = before * worth[i] - (state[2 * _PIXELS + base + i] - passed) / (_ONE - alpha)
-                    s = -raw * v_alpha if taken & (raw <= _ALPHA_MOST) else _ZERO
-                    state[base + i] = after if taken else (-abs(before) if valid else before)
-                    state[_PIXELS + base + i] = passed
-                    weight[i] = w
-                    row_s += s
-                    row_x += s * dx
-                    row_xx += s * dx * dx
-                s1 += row_s
-                sx += row_x
-                sxx += row_xx
-                sy += row_s * dy
-                sxy += row_x * dy
-                syy += row_s * dy * dy
-                for channel in range(outputs):
-                    at_channel = (3 + channel) * _PIXELS + base
-                    amount = _ZERO
-                    for i in range(TILE):
-                        amount += weight[i] * state[at_channel + i]
-                    v_value[channel] += amount
+                for half in range(first_half, last_half):
+                    x0 = np.float32(left + half * _LANES) + _HALF - mx
+                    if outputs > _QUICK:
+                        for lane in range(_LANES):
+                            state[4, row, half, lane] = _ZERO
+                        for channel in range(_QUICK, outputs):
+                            for lane in range(_LANES):
+                                state[4, row, half, lane] += state[5 + channel, row, half, lane] * value[channel]
+                    row_s, row_x, row_xx = _ZERO, _ZERO, _ZERO
+                    for lane in range(_LANES):
+                        dx = x0 + np.float32(lane)
+                        sigma = dx * (a * dx + b_dy) + d_dy
+                        raw = opacity * _exp_minus(sigma)
+                        alpha = min(_ALPHA_MOST, raw)
+                        alpha = alpha if alpha >= _ALPHA_LEAST else _ZERO
+                        alpha = alpha if sigma >= _ZERO else _ZERO
+                        before = state[0, row, half, lane]
+                        after = before * (_ONE - alpha)
+                        going = after > _STOP
+                        weight = before * alpha if going else _ZERO
+                        g0, g1 = state[5, row, half, lane], state[6, row, half, lane]
+                        g2, g3 = state[7, row, half, lane], state[8, row, half, lane]
+                        q = g0 * v0 + g1 * v1 + g2 * v2 + g3 * v3 + state[4, row, half, lane]
+                        passed = state[2, row, half, lane] + weight * q
+                        v_alpha = before * q - (state[3, row, half, lane] - passed) / (_ONE - alpha)
+                        # No step where nothing was taken, nor where alpha is held at its greatest value.
+                        s = -alpha * v_alpha if going else _ZERO
+                        s = s if raw <= _ALPHA_MOST else _ZERO
+                        state[0, row, half, lane] = after if going else -abs(before)
+                        state[1, row, half, lane] = weight
+                        state[2, row, half, lane] = passed
+                        row_s += s
+                        row_x += s * dx
+                        row_xx += s * dx * dx
+                        c0 += weight * g0
+                        c1 += weight * g1
+                        c2 += weight * g2
+                        c3 += weight * g3
+                    s1 += row_s
+                    sx += row_x
+                    sxx += row_xx
+                    sy += row_s * dy
+                    sxy += row_x * dy
+                    syy += row_s * dy * dy
+                    for channel in range(_QUICK, outputs):
+                        amount = _ZERO
+                        for lane in range(_LANES):
+                            amount += state[1, row, half, lane] * state[5 + channel, row, half, lane]
+                        v_value[channel] += amount
+            v_value[0] = c0
+            v_value[1] = c1
+            v_value[2] = c2
+            v_value[3] = c3
             # d sigma / d mean = -(conic @ (dx, dy))
             out[k, 0] = -(records[n, 2] * sx + b * sy)
             out[k, 1] = -(b * sx + records[n, 4] * sy)
