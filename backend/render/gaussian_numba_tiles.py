@@ -1,9 +1,10 @@
 """Numba kernels that blend the Gaussians of a tile front to back, and the backward pass of that.
 
-3D Gaussian Splatting (arXiv 2308.04079) section 6 and equation 3. Each Gaussian goes over the part of the tile that it
-touches, eight pixels of a row at a time without a branch, so that the compiler makes vector code of it. For that, too,
-the pixels' state is one array [planes, rows, halves, lanes] with the first four channels at fixed planes: the compiler
-then knows by itself that they do not overlap. Fewer channels are padded with zeros; more take a loop of their own.
+3D Gaussian Splatting (arXiv 2308.04079) section 6, equation 3. A tile is made of blocks of 8 x 2 pixels. Each Gaussian
+goes over the blocks that it touches, a block's 16 pixels at a time without a branch, so that the compiler makes vector
+code of it. For that, too, the pixels' state is one array [planes, block rows, block columns, lanes] with the first
+four channels at fixed planes: the compiler then knows by itself that they do not overlap. Fewer channels are padded
+with zeros; more take a loop of their own.
 
 A pixel that has stopped (its transmittance would fall to 1e-4) keeps its transmittance with a minus sign: the test
 "transmittance after this Gaussian > 1e-4" then fails by itself from there on. A Gaussian that is skipped has alpha 0.
@@ -29,8 +30,8 @@ _STOP = np.float32(1e-4)
 _ONE = np.float32(1.0)
 _HALF = np.float32(0.5)
 _ZERO = np.float32(0.0)
-_LANES = 8
-_HALVES = TILE // _LANES
+_WIDE, _HIGH = 8, 2  # pixels of a block
+_COLUMNS, _ROWS, _LANES = TILE // _WIDE, TILE // _HIGH, _WIDE * _HIGH
 _QUICK = 4  # channels at fixed planes
 _LOOK_UP = 16  # Gaussians between two looks whether every pixel of the tile has stopped
 
@@ -52,44 +53,38 @@ def _exp_minus(sigma):
 
 
 @inlined
-def _rows_in_tile(my, ry, top):
-    """Rows [first, last) of the tile at `top` whose pixel centres are within ry of my."""
-    low = min(max(my - ry - np.float32(top) - _HALF, np.float32(-1.0)), np.float32(TILE + 1))
-    high = min(max(my + ry - np.float32(top) - _HALF, np.float32(-1.0)), np.float32(TILE + 1))
-    return max(0, math.ceil(low - np.float32(0.02))), min(TILE, math.floor(high + np.float32(0.02)) + 1)
+def _blocks(center, reach, start, size, count):
+    """Blocks [first, last) of `count`, `size` pixels each, from pixel `start`, with pixel centres near enough."""
+    limit = np.float32(size * count)
+    low = math.ceil(min(max(center - reach - np.float32(start) - np.float32(0.52), _ZERO), limit))
+    high = math.floor(min(max(center + reach - np.float32(start) - np.float32(0.48), -_ONE), limit - _ONE))
+    return low // size, high // size + 1
 
 
 @inlined
-def _halves_in_tile(mx, rx, left):
-    """Halves [first, last) of the tile's rows whose pixel centres are within rx of mx."""
-    first, last = 0, _HALVES
-    if mx + rx < np.float32(left + _LANES) + np.float32(0.48):
-        last = 1
-    if mx - rx > np.float32(left + _LANES) - np.float32(0.48):
-        first = 1
-    return first, last
-
-
-@inlined
-def _open_tile(state, lines, columns):
-    """Clear the state: transmittance 1 inside the picture, stopped outside."""
+def _open_tile(state, going, lines, columns):
+    """Clear the state: transmittance 1 inside the picture, stopped outside. All blocks are going."""
     state[:] = _ZERO
+    going[:] = True
     for row in range(TILE):
-        for half in range(_HALVES):
-            for lane in range(_LANES):
-                inside = row < lines and half * _LANES + lane < columns
-                state[0, row, half, lane] = _ONE if inside else -_ONE
+        for column in range(TILE):
+            inside = row < lines and column < columns
+            lane = row % _HIGH * _WIDE + column % _WIDE
+            state[0, row // _HIGH, column // _WIDE, lane] = _ONE if inside else -_ONE
 
 
 @inlined
-def _any_going(state):
-    """Whether any pixel of the tile still takes light."""
-    most = -_ONE
-    for row in range(TILE):
-        for half in range(_HALVES):
+def _look(state, going):
+    """Note which blocks have a pixel that still takes light; whether any has."""
+    any_going = False
+    for row in range(_ROWS):
+        for column in range(_COLUMNS):
+            most = -_ONE
             for lane in range(_LANES):
-                most = max(most, state[0, row, half, lane])
-    return most > _ZERO
+                most = max(most, state[0, row, column, lane])
+            going[row, column] = most > _ZERO
+            any_going |= most > _ZERO
+    return any_going
 
 
 @kernel
@@ -105,14 +100,15 @@ def blend_tiles(
     outputs = out_colors.shape[2]
     tiles_x = (width + TILE - 1) // TILE
     # Planes: 0 transmittance, 1 the current Gaussian's weight, then the channels.
-    state = np.empty((2 + max(outputs, _QUICK), TILE, _HALVES, _LANES), np.float32)
+    state = np.empty((2 + max(outputs, _QUICK), _ROWS, _COLUMNS, _LANES), np.float32)
+    going = np.empty((_ROWS, _COLUMNS), np.bool_)
     value = np.zeros(max(outputs, _QUICK), np.float32)
     for tile in range(first, last):
         left, top = (tile % tiles_x) * TILE, (first_row + tile // tiles_x) * TILE
         columns, lines = min(TILE, width - left), min(TILE, height - top)
-        _open_tile(state, lines, columns)
+        _open_tile(state, going, lines, columns)
         for k in range(starts[tile], starts[tile + 1]):
-            if (k - starts[tile]) % _LOOK_UP == _LOOK_UP - 1 and not _any_going(state):
+            if (k - starts[tile]) % _LOOK_UP == _LOOK_UP - 1 and not _look(state, going):
                 break
             n = ids[k]
             mx, my = records[n, 0], records[n, 1]
@@ -123,48 +119,50 @@ def blend_tiles(
             if depth_mode == 1:
                 value[channels] = records[n, 6]
             v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
-            low, high = _rows_in_tile(my, records[n, 8], top)
-            first_half, last_half = _halves_in_tile(mx, records[n, 7], left)
+            low, high = _blocks(my, records[n, 8], top, _HIGH, _ROWS)
+            near, far = _blocks(mx, records[n, 7], left, _WIDE, _COLUMNS)
             for row in range(low, high):
-                dy = np.float32(top + row) + _HALF - my
-                b_dy, d_dy = b * dy, d * dy * dy
-                for half in range(first_half, last_half):
-                    x0 = np.float32(left + half * _LANES) + _HALF - mx
+                y0 = np.float32(top + row * _HIGH) + _HALF - my
+                for column in range(near, far):
+                    if not going[row, column]:
+                        continue
+                    x0 = np.float32(left + column * _WIDE) + _HALF - mx
                     for lane in range(_LANES):
-                        dx = x0 + np.float32(lane)
-                        sigma = dx * (a * dx + b_dy) + d_dy
+                        dx, dy = x0 + np.float32(lane % _WIDE), y0 + np.float32(lane // _WIDE)
+                        sigma = dx * (a * dx + b * dy) + d * dy * dy
                         alpha = min(_ALPHA_MOST, opacity * _exp_minus(sigma))
                         alpha = alpha if alpha >= _ALPHA_LEAST else _ZERO
                         alpha = alpha if sigma >= _ZERO else _ZERO
-                        before = state[0, row, half, lane]
+                        before = state[0, row, column, lane]
                         after = before * (_ONE - alpha)
-                        going = after > _STOP
-                        weight = before * alpha if going else _ZERO
-                        state[0, row, half, lane] = after if going else -abs(before)
-                        state[1, row, half, lane] = weight
-                        state[2, row, half, lane] += weight * v0
-                        state[3, row, half, lane] += weight * v1
-                        state[4, row, half, lane] += weight * v2
-                        state[5, row, half, lane] += weight * v3
+                        taken = after > _STOP
+                        weight = before * alpha if taken else _ZERO
+                        state[0, row, column, lane] = after if taken else -abs(before)
+                        state[1, row, column, lane] = weight
+                        state[2, row, column, lane] += weight * v0
+                        state[3, row, column, lane] += weight * v1
+                        state[4, row, column, lane] += weight * v2
+                        state[5, row, column, lane] += weight * v3
                     for channel in range(_QUICK, constants):
                         for lane in range(_LANES):
-                            state[2 + channel, row, half, lane] += state[1, row, half, lane] * value[channel]
+                            state[2 + channel, row, column, lane] += state[1, row, column, lane] * value[channel]
                     if depth_mode == 2:
                         slope = planes[n, 1]
-                        at = planes[n, 0] + slope * x0 + planes[n, 2] * dy
+                        at = planes[n, 0] + slope * x0 + planes[n, 2] * y0
                         for lane in range(_LANES):
-                            depth = min(max(at + slope * np.float32(lane), planes[n, 3]), planes[n, 4])
-                            weight = state[1, row, half, lane]
-                            after = abs(state[0, row, half, lane])
+                            depth = at + slope * np.float32(lane % _WIDE) + planes[n, 2] * np.float32(lane // _WIDE)
+                            depth = min(max(depth, planes[n, 3]), planes[n, 4])
+                            weight = state[1, row, column, lane]
+                            after = abs(state[0, row, column, lane])
                             crossed = (weight > _ZERO) & (after <= _HALF) & (after + weight > _HALF)
-                            state[2 + channels, row, half, lane] += weight * depth
-                            state[3 + channels, row, half, lane] += depth if crossed else _ZERO
-        for row in range(lines):
-            for column in range(columns):
-                half, lane = column // _LANES, column % _LANES
-                out_rest[top + row, left + column] = abs(state[0, row, half, lane])
+                            state[2 + channels, row, column, lane] += weight * depth
+                            state[3 + channels, row, column, lane] += depth if crossed else _ZERO
+        for y in range(lines):
+            for x in range(columns):
+                row, column, lane = y // _HIGH, x // _WIDE, y % _HIGH * _WIDE + x % _WIDE
+                out_rest[top + y, left + x] = abs(state[0, row, column, lane])
                 for channel in range(outputs):
-                    out_colors[top + row, left + column, channel] = state[2 + channel, row, half, lane]
+                    out_colors[top + y, left + x, channel] = state[2 + channel, row, column, lane]
 
 
 @kernel
@@ -196,24 +194,25 @@ def blend_tiles_backward(
     tiles_x = (width + TILE - 1) // TILE
     # Planes: 0 transmittance, 1 the current Gaussian's weight, 2 what has been passed, 3 the total, 4 q of the channels
     # beyond the quick ones, then v_rendered channel by channel.
-    state = np.empty((5 + max(outputs, _QUICK), TILE, _HALVES, _LANES), np.float32)
+    state = np.empty((5 + max(outputs, _QUICK), _ROWS, _COLUMNS, _LANES), np.float32)
+    going = np.empty((_ROWS, _COLUMNS), np.bool_)
     value = np.zeros(max(outputs, _QUICK), np.float32)
     v_value = np.zeros(max(outputs, _QUICK), np.float32)
     for tile in range(first, last):
         left, top = (tile % tiles_x) * TILE, (first_row + tile // tiles_x) * TILE
         columns, lines = min(TILE, width - left), min(TILE, height - top)
-        _open_tile(state, lines, columns)
-        for row in range(lines):
-            for column in range(columns):
-                half, lane = column // _LANES, column % _LANES
-                total = -rest[top + row, left + column] * v_alphas[top + row, left + column]
+        _open_tile(state, going, lines, columns)
+        for y in range(lines):
+            for x in range(columns):
+                row, column, lane = y // _HIGH, x // _WIDE, y % _HIGH * _WIDE + x % _WIDE
+                total = -rest[top + y, left + x] * v_alphas[top + y, left + x]
                 for channel in range(outputs):
-                    v = v_rendered[top + row, left + column, channel]
-                    state[5 + channel, row, half, lane] = v
-                    total += v * rendered[top + row, left + column, channel]
-                state[3, row, half, lane] = total
+                    v = v_rendered[top + y, left + x, channel]
+                    state[5 + channel, row, column, lane] = v
+                    total += v * rendered[top + y, left + x, channel]
+                state[3, row, column, lane] = total
         for k in range(starts[tile], starts[tile + 1]):
-            if (k - starts[tile]) % _LOOK_UP == _LOOK_UP - 1 and not _any_going(state):
+            if (k - starts[tile]) % _LOOK_UP == _LOOK_UP - 1 and not _look(state, going):
                 break
             n = ids[k]
             mx, my = records[n, 0], records[n, 1]
@@ -228,59 +227,56 @@ def blend_tiles_backward(
             # Sums over the pixels of s = d loss / d sigma times 1, dx, dy, dx dx, dx dy, dy dy.
             s1, sx, sy, sxx, sxy, syy = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
             c0, c1, c2, c3 = _ZERO, _ZERO, _ZERO, _ZERO
-            low, high = _rows_in_tile(my, records[n, 8], top)
-            first_half, last_half = _halves_in_tile(mx, records[n, 7], left)
+            low, high = _blocks(my, records[n, 8], top, _HIGH, _ROWS)
+            near, far = _blocks(mx, records[n, 7], left, _WIDE, _COLUMNS)
             for row in range(low, high):
-                dy = np.float32(top + row) + _HALF - my
-                b_dy, d_dy = b * dy, d * dy * dy
-                for half in range(first_half, last_half):
-                    x0 = np.float32(left + half * _LANES) + _HALF - mx
+                y0 = np.float32(top + row * _HIGH) + _HALF - my
+                for column in range(near, far):
+                    if not going[row, column]:
+                        continue
+                    x0 = np.float32(left + column * _WIDE) + _HALF - mx
                     if outputs > _QUICK:
                         for lane in range(_LANES):
-                            state[4, row, half, lane] = _ZERO
+                            state[4, row, column, lane] = _ZERO
                         for channel in range(_QUICK, outputs):
                             for lane in range(_LANES):
-                                state[4, row, half, lane] += state[5 + channel, row, half, lane] * value[channel]
-                    row_s, row_x, row_xx = _ZERO, _ZERO, _ZERO
+                                state[4, row, column, lane] += state[5 + channel, row, column, lane] * value[channel]
                     for lane in range(_LANES):
-                        dx = x0 + np.float32(lane)
-                        sigma = dx * (a * dx + b_dy) + d_dy
+                        dx, dy = x0 + np.float32(lane % _WIDE), y0 + np.float32(lane // _WIDE)
+                        sigma = dx * (a * dx + b * dy) + d * dy * dy
                         raw = opacity * _exp_minus(sigma)
                         alpha = min(_ALPHA_MOST, raw)
                         alpha = alpha if alpha >= _ALPHA_LEAST else _ZERO
                         alpha = alpha if sigma >= _ZERO else _ZERO
-                        before = state[0, row, half, lane]
+                        before = state[0, row, column, lane]
                         after = before * (_ONE - alpha)
-                        going = after > _STOP
-                        weight = before * alpha if going else _ZERO
-                        g0, g1 = state[5, row, half, lane], state[6, row, half, lane]
-                        g2, g3 = state[7, row, half, lane], state[8, row, half, lane]
-                        q = g0 * v0 + g1 * v1 + g2 * v2 + g3 * v3 + state[4, row, half, lane]
-                        passed = state[2, row, half, lane] + weight * q
-                        v_alpha = before * q - (state[3, row, half, lane] - passed) / (_ONE - alpha)
+                        taken = after > _STOP
+                        weight = before * alpha if taken else _ZERO
+                        g0, g1 = state[5, row, column, lane], state[6, row, column, lane]
+                        g2, g3 = state[7, row, column, lane], state[8, row, column, lane]
+                        q = g0 * v0 + g1 * v1 + g2 * v2 + g3 * v3 + state[4, row, column, lane]
+                        passed = state[2, row, column, lane] + weight * q
+                        v_alpha = before * q - (state[3, row, column, lane] - passed) / (_ONE - alpha)
                         # No step where nothing was taken, nor where alpha is held at its greatest value.
-                        s = -alpha * v_alpha if going else _ZERO
+                        s = -alpha * v_alpha if taken else _ZERO
                         s = s if raw <= _ALPHA_MOST else _ZERO
-                        state[0, row, half, lane] = after if going else -abs(before)
-                        state[1, row, half, lane] = weight
-                        state[2, row, half, lane] = passed
-                        row_s += s
-                        row_x += s * dx
-                        row_xx += s * dx * dx
+                        state[0, row, column, lane] = after if taken else -abs(before)
+                        state[1, row, column, lane] = weight
+                        state[2, row, column, lane] = passed
+                        s1 += s
+                        sx += s * dx
+                        sy += s * dy
+                        sxx += s * dx * dx
+                        sxy += s * dx * dy
+                        syy += s * dy * dy
                         c0 += weight * g0
                         c1 += weight * g1
                         c2 += weight * g2
                         c3 += weight * g3
-                    s1 += row_s
-                    sx += row_x
-                    sxx += row_xx
-                    sy += row_s * dy
-                    sxy += row_x * dy
-                    syy += row_s * dy * dy
                     for channel in range(_QUICK, outputs):
                         amount = _ZERO
                         for lane in range(_LANES):
-                            amount += state[1, row, half, lane] * state[5 + channel, row, half, lane]
+                            amount += state[1, row, column, lane] * state[5 + channel, row, column, lane]
                         v_value[channel] += amount
             v_value[0] = c0
             v_value[1] = c1
