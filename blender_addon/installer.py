@@ -241,6 +241,8 @@ class SetUp:
         assert process.stdout is not None
         job_object = process_tree.adopt(process)
         self._process = process
+        if self.cancelled:  # just now, when there was no process to end yet
+            process_tree.kill(process)
         try:
             for line in _lines(process.stdout):
                 self._line(line)

@@ -12,8 +12,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 STAGES = ("views", "reconstruct", "surface", "texture", "export")
 cancelled: set[str] = set()
 out = sys.stdout.buffer
@@ -24,7 +22,7 @@ def send(message: dict[str, Any]) -> None:
     out.flush()
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
+def write_png(path: Path, pixels: Any) -> None:
     """pixels uint8 [H, W, 3]."""
     height, width, _ = pixels.shape
     rows = b"".join(b"\0" + pixels[row].tobytes() for row in range(height))
@@ -38,11 +36,13 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     )
 
 
-def box_with_nose(faces: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def box_with_nose(faces: int) -> tuple[Any, Any, Any]:
     """An object whose front (+Z) and top (+Y) can be told: 0.6 wide, 1.8 tall, 0.4 deep, with a nose on the front.
 
     Every side is cut into a grid, so that it has about as many faces as asked for.
     """
+    import numpy as np  # here, so that a bare interpreter can be warmed up
+
     cells = max(int((faces / 12) ** 0.5), 1)
     grid = np.linspace(-1.0, 1.0, cells + 1)
     u, v = (axis.reshape(-1) for axis in np.meshgrid(grid, grid, indexing="ij"))
@@ -62,6 +62,8 @@ def box_with_nose(faces: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def write_job(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+
     (folder / "views").mkdir(parents=True, exist_ok=True)
     vertices, faces, uvs = box_with_nose(request.get("faces", 48))
     np.savez(folder / "mesh.npz", vertices=vertices, faces=faces, corner_uvs=uvs)
@@ -117,6 +119,8 @@ def generate(identity: int, params: dict[str, Any]) -> None:
     if "garbage mesh" in prompt:
         (folder / "mesh.npz").write_bytes(b"not a mesh")
     if "wild index" in prompt:
+        import numpy as np
+
         vertices, faces, uvs = box_with_nose(12)
         np.savez(folder / "mesh.npz", vertices=vertices, faces=faces + 1_000_000, corner_uvs=uvs)
     send({"method": "preview", "params": {"job": job, "kind": "views", "path": files["views"][0]}})

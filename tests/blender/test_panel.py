@@ -1,0 +1,249 @@
+"""What the panel and the preferences draw in each state, and what a tick of the timer costs.
+
+Without a window Blender draws nothing, so a layout that records its calls stands in for Blender's; it knows Blender's
+own icons, properties and operators, and refuses what Blender would refuse.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+
+bpy = pytest.importorskip("bpy")
+
+ICONS = {item.identifier for item in bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items}
+CPU_LIMIT = 0.02  # seconds for a tick, a draw or a click
+
+
+class RecordingLayout:
+    """Takes what a UILayout takes; `texts` is what a person would read."""
+
+    def __init__(self, texts: list[str] | None = None) -> None:
+        self.texts = [] if texts is None else texts
+
+    def _part(self, **_options: object) -> RecordingLayout:
+        return RecordingLayout(self.texts)
+
+    row = column = box = _part
+
+    def separator(self) -> None:
+        pass
+
+    def label(self, *, text: str = "", icon: str = "NONE") -> None:
+        assert icon in ICONS, icon
+        self.texts.append(text)
+
+    def prop(self, data: object, name: str, *, text: str | None = None, icon: str = "NONE") -> None:
+        assert name in data.bl_rna.properties, name
+        assert icon in ICONS, icon
+        self.texts.append(f"[{data.bl_rna.properties[name].name if text is None else text}]")
+
+    def progress(self, *, factor: float, type: str, text: str) -> None:
+        assert 0.0 <= factor <= 1.0
+        self.texts.append(text)
+
+    def operator(self, name: str, *, text: str | None = None, icon: str = "NONE") -> None:
+        group, operator = name.split(".")
+        assert operator in dir(getattr(bpy.ops, group)), name
+        assert icon in ICONS, icon
+        kind = getattr(bpy.types, f"{group.upper()}_OT_{operator}")
+        self.texts.append(f"<{kind.bl_label if text is None else text}>")
+
+
+def draw() -> str:
+    """What the panel says now."""
+    from blender_addon import panel
+
+    layout = RecordingLayout()
+    context = SimpleNamespace(
+        scene=bpy.context.scene, region=SimpleNamespace(width=280), preferences=bpy.context.preferences
+    )
+    started = time.thread_time()
+    panel.SPLATSMITH_PT_main.draw(SimpleNamespace(layout=layout), context)
+    assert time.thread_time() - started < CPU_LIMIT
+    return " ".join(layout.texts)
+
+
+def draw_preferences() -> str:
+    from blender_addon import preferences
+
+    layout = RecordingLayout()
+    fields = SimpleNamespace(layout=layout, bl_rna=preferences.SplatsmithPreferences.bl_rna)
+    preferences.SplatsmithPreferences.draw(fields, bpy.context)
+    return " ".join(layout.texts)
+
+
+def tick_until(condition, seconds: float = 20.0) -> list[float]:
+    """Ticks as the timer would; the CPU seconds of every tick."""
+    from blender_addon import session
+
+    costs = []
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        started = time.thread_time()
+        session.tick()
+        costs.append(time.thread_time() - started)
+        time.sleep(0.01)
+    return costs
+
+
+@pytest.fixture
+def state(addon):
+    from blender_addon import session
+
+    return session.get()
+
+
+@pytest.fixture
+def place():
+    from blender_addon.importer import Placement
+
+    return Placement()
+
+
+def test_ticks_draws_and_clicks_are_short_while_a_job_runs(state, place):
+    from blender_addon import session
+
+    costs, draws = [], 0
+    started = time.thread_time()
+    job = state.generate({"prompt": "a flurb mug", "faces": 2000}, place)
+    costs.append(time.thread_time() - started)
+    while not job.ended:
+        began = time.thread_time()
+        session.tick()
+        if not job.ended:  # the last tick imports as well, which may take longer
+            costs.append(time.thread_time() - began)
+        draw()
+        draws += 1
+        time.sleep(0.01)
+    assert draws > 5
+    assert max(costs) < CPU_LIMIT, f"{max(costs) * 1000:.1f} ms of CPU"
+    assert "Flurb mug" in bpy.data.objects
+
+
+def test_the_panel_tells_what_goes_on(state, place):
+    assert "<Generate>" in draw()
+    job = state.generate({"prompt": "slow flurb"}, place)
+    tick_until(lambda: job.overall > 0)
+    said = draw()
+    assert "%" in said
+    assert "left" in said
+    assert "Imagining views" in said
+    assert "<Cancel>" in said
+    assert "<Generate Another (1 under way)>" in said
+    bpy.ops.splatsmith.cancel()
+    tick_until(lambda: job.ended)
+    assert "Cancelled" in draw()
+    assert len(bpy.data.objects) == 0
+
+
+def test_the_panel_shows_unknown_words_and_the_time_it_took(state, place):
+    job = state.generate({"prompt": "a flurb mug"}, place)
+    tick_until(lambda: job.ended and not state.arriving)
+    said = draw()
+    assert "Done in" in said
+    assert '"flurb" is not in the' in said
+    assert "<Open Job Folder>" in said or "<>" in said
+
+
+def test_a_killed_backend_is_told_and_the_next_click_works(state, place):
+    job = state.generate({"prompt": "slow"}, place)
+    tick_until(lambda: job.overall > 0)
+    os.kill(state.runner.backend_pid, signal.SIGKILL)
+    tick_until(lambda: job.ended)
+    said = draw()
+    assert "The backend stopped in the" in said
+    assert "Press Generate" in said
+    again = state.generate({"prompt": "a mug"}, place)
+    tick_until(lambda: again.ended and not state.arriving)
+    assert "Mug" in bpy.data.objects
+    assert "stopped" not in draw()
+
+
+def test_without_a_backend_the_panel_points_at_the_preferences(addon, monkeypatch):
+    from blender_addon import session
+
+    monkeypatch.setenv("SPLATSMITH_BACKEND_PYTHON", "")
+    session.get().forget_status()
+    said = draw()
+    assert "not set up" in said
+    assert "<Open Preferences>" in said
+    bpy.context.scene.splatsmith.prompt = "a mug"
+    with pytest.raises(RuntimeError, match="not set up"):
+        bpy.ops.splatsmith.generate()
+    assert "not set up" in draw_preferences()
+
+
+@pytest.mark.parametrize(("prompt", "image"), [("", ""), ("   ", ""), ("", "/nowhere/cup.png")])
+def test_bad_input_is_a_sentence_and_changes_nothing(addon, prompt, image):
+    from blender_addon import session
+
+    bpy.context.scene.splatsmith.prompt = prompt
+    bpy.context.scene.splatsmith.image = image
+    with pytest.raises(RuntimeError, match=r"nothing to make|does not exist"):
+        bpy.ops.splatsmith.generate()
+    assert session.get().last is None
+    assert session.get().runner.backend_pid is None
+    assert len(bpy.data.objects) == 0
+    assert "nothing to" in draw() or "not exist" in draw()
+
+
+def test_the_backends_own_refusal_reaches_the_panel(state, place):
+    job = state.generate({"prompt": "refuse"}, place)
+    tick_until(lambda: job.ended)
+    said = draw()
+    assert "names nothing that can be made" in said
+    assert "Name an object." in said
+
+
+def test_an_object_waits_while_the_user_edits(state, place):
+    bpy.ops.mesh.primitive_cube_add()
+    bpy.ops.object.mode_set(mode="EDIT")
+    job = state.generate({"prompt": "a mug"}, place)
+    tick_until(lambda: job.ended)
+    for _ in range(3):
+        state.advance()
+    assert "Mug" not in bpy.data.objects
+    assert "Object Mode" in draw()
+    bpy.ops.object.mode_set(mode="OBJECT")
+    tick_until(lambda: not state.arriving)
+    assert bpy.context.view_layer.objects.active.name == "Mug"
+    assert "Done in" in draw()
+
+
+def test_a_job_survives_the_opening_of_another_file(state, place):
+    job = state.generate({"prompt": "slow"}, place)
+    tick_until(lambda: job.overall > 0)
+    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    state.runner.cancel()
+    tick_until(lambda: job.ended)
+    done = state.generate({"prompt": "a mug"}, place)
+    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    tick_until(lambda: done.ended and not state.arriving)
+    assert "Mug" in bpy.data.objects
+
+
+def test_check_tells_what_the_backend_has(state):
+    state.start_check()
+    assert "Checking" in draw_preferences()
+    tick_until(lambda: not state.check.running)
+    said = draw_preferences()
+    # The stand-in's Python is Blender's, which has no torch: exactly what a check is for.
+    assert "lacks torch" in said
+
+
+def test_the_timer_ends_when_there_is_nothing_to_do(state, place):
+    from blender_addon import session
+
+    assert session.tick() is None
+    job = state.generate({"prompt": "a mug"}, place)
+    assert session.tick() == session.BUSY_PAUSE
+    tick_until(lambda: job.ended and not state.arriving)
+    assert session.tick() == session.IDLE_PAUSE, "it still looks after the warm backend"
+    state.runner.close()
+    assert session.tick() is None
