@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from backend.surface.grid import Grid
+from backend.surface.grid import Grid, doubled
 from backend.surface.probe import Probe
 
 FloatArray = NDArray[np.float32]
@@ -73,9 +73,4 @@ def empty_votes(grid: Grid, probe: Probe, front: FloatArray, slack: float) -> Fl
         slack,
         slack + 2 * grid.cell,
     ).reshape(coarse_shape)
-    fine = votes
-    for axis in range(3):
-        fine = np.repeat(fine, 2, axis=axis)
-        moved = np.moveaxis(fine, axis, 0)
-        moved[1:-1:2] = 0.5 * (moved[1:-1:2] + moved[2::2])
-    return np.ascontiguousarray(fine[tuple(slice(0, size) for size in grid.shape)])
+    return doubled(votes, grid.shape)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from backend.surface.grid import Grid
+from backend.surface.grid import Grid, doubled
 from backend.surface.points import Points, turned_to
 from backend.surface.poisson import solve, splat
 
@@ -15,6 +15,8 @@ FloatArray = NDArray[np.float32]
 FEW_VOTES, MANY_VOTES = 0.06, 0.25  # share of cameras from which on a place counts as empty: begins, certain
 EMPTY_WEIGHT = 0.15
 SOLID_WEIGHT = 0.5
+LEVEL_REACH = 4.5  # cells over which the level is averaged
+LEAST_LEVEL = 0.15
 CANCELLED = 0.8  # agreement of the normals about a place below which it lies within a thin part
 
 
@@ -32,16 +34,38 @@ def surface_field(grid: Grid, points: Points, votes: FloatArray) -> FloatArray:
     weight, target = _pull(empty, solid)
     chi = solve(gradient, weight, target)
 
-    at = ndimage.map_coordinates(chi, points.surface.T, order=1, mode="nearest")
-    order = np.argsort(at)
-    share = np.cumsum((points.areas * points.sided)[order])
-    level = 0.5
-    if len(share) and share[-1] > 0:
-        level = float(np.clip(at[order][np.searchsorted(share, 0.5 * share[-1])], 0.3, 0.6))
+    level = _level(grid, points, chi)
     if not (chi > level).any():
         # The points lie deep within what shows (a heap of large Gaussians in one place): the outline is the object.
         return (20.0 * (votes - FEW_VOTES)).astype(np.float32)
     return ((level - chi) * 4.0).astype(np.float32)
+
+
+def _level(grid: Grid, points: Points, chi: FloatArray) -> FloatArray:
+    """[X, Y, Z]: the value of chi at which the surface lies: what the points about a place have in the mean.
+
+    One value for all would be too high for thin parts, whose chi is blurred away, and they would break off.
+    """
+    at = ndimage.map_coordinates(chi, points.surface.T, order=1, mode="nearest")
+    mass = points.areas * points.sided
+    order = np.argsort(at)
+    share = np.cumsum(mass[order])
+    usual = 0.5
+    if len(share) and share[-1] > 0:
+        usual = float(np.clip(at[order][np.searchsorted(share, 0.5 * share[-1])], 0.3, 0.6))
+    # A wide average, so that the level does not follow the noise of the points; on every second sample.
+    shape = tuple((size + 2) // 2 for size in grid.shape)
+    index = np.clip(np.round(points.surface / 2).astype(np.int64), 0, np.array(shape) - 1)
+    flat = np.ravel_multi_index(tuple(index.T), shape)
+    total, weighted = (
+        ndimage.gaussian_filter(
+            np.bincount(flat, weights=values, minlength=int(np.prod(shape))).reshape(shape).astype(np.float32),
+            LEVEL_REACH / 2,
+        )
+        for values in (mass, mass * at)
+    )
+    level = np.clip((weighted + 0.1 * usual) / (total + 0.1), LEAST_LEVEL, 0.7)
+    return doubled(level, grid.shape)
 
 
 def _evidence(grid: Grid, points: Points, votes: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -38,6 +38,15 @@ class Grid:
         return ndimage.map_coordinates(field, self.to_cells(points).T, order=1, mode="nearest")
 
 
+def doubled(coarse: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """A field known at every second sample (0, 2, 4, ...) at all samples of a grid of `shape`, linear between them."""
+    for axis in range(3):
+        fine = np.moveaxis(np.repeat(coarse, 2, axis=axis), axis, 0)
+        fine[1:-1:2] = 0.5 * (fine[1:-1:2] + fine[2::2])
+        coarse = np.moveaxis(fine, 0, axis)
+    return np.ascontiguousarray(coarse[tuple(slice(0, size) for size in shape)])
+
+
 def without_cavities(field: FloatArray) -> FloatArray:
     """The field with everything that the outside cannot reach made inside: no shell within the shell. Inside is < 0."""
     free, _ = ndimage.label(field >= 0)
