@@ -44,7 +44,11 @@ def main() -> int:
         found = "{}.{}".format(*sys.version_info[:2])
         print(f"Splatsmith needs Python 3.11, 3.12 or 3.13, and this is {found}: try python3.11 {sys.argv[0]} ...")
         return 2
-    options = _parser().parse_args()
+    parser = _parser()
+    options, more = parser.parse_known_args()
+    if more and options.run is not run_test:
+        parser.error(f"unrecognised arguments: {' '.join(more)}")
+    options.pytest_arguments = more
     try:
         return options.run(options)
     except Stop as stop:
@@ -68,8 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--texture-size", type=int, default=1024)
     demo.add_argument("--out", type=Path, default=ROOT / "demo_output", metavar="DIR")
     demo.set_defaults(run=run_demo)
-    test = commands.add_parser("test", help="run all tests; what follows goes to pytest")
-    test.add_argument("pytest_arguments", nargs="*", help="for example -k importer")
+    test = commands.add_parser("test", help="run all tests; what follows goes to pytest, for example -k importer")
     test.set_defaults(run=run_test)
     return parser
 
