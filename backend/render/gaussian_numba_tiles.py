@@ -33,7 +33,7 @@ _ZERO = np.float32(0.0)
 _WIDE, _HIGH = 8, 2  # pixels of a block
 _COLUMNS, _ROWS, _LANES = TILE // _WIDE, TILE // _HIGH, _WIDE * _HIGH
 _QUICK = 4  # channels at fixed planes
-_LOOK_UP = 16  # Gaussians between two looks whether every pixel of the tile has stopped
+_BATCH = 16  # Gaussians fetched together, after a look whether every pixel of the tile has stopped
 
 
 @inlined
@@ -87,6 +87,30 @@ def _look(state, going):
     return any_going
 
 
+@inlined
+def _fetch(records, colors, with_depth, ids, begin, end, left, top, numbers, boxes):
+    """Bring the Gaussians ids[begin:end] together, with the blocks of the tile at (left, top) that each touches.
+
+    numbers [batch, 6 + channels]: mean, conic halved on the diagonal, opacity, channels. boxes [batch, 4]: block rows
+    and columns, first and last. The misses of the cache fall together here rather than one by one while blending.
+    """
+    for k in range(begin, end):
+        n, at = ids[k], k - begin
+        mx, my = records[n, 0], records[n, 1]
+        numbers[at, 0] = mx
+        numbers[at, 1] = my
+        numbers[at, 2] = _HALF * records[n, 2]
+        numbers[at, 3] = records[n, 3]
+        numbers[at, 4] = _HALF * records[n, 4]
+        numbers[at, 5] = records[n, 5]
+        for channel in range(colors.shape[1]):
+            numbers[at, 6 + channel] = colors[n, channel]
+        if with_depth:
+            numbers[at, 6 + colors.shape[1]] = records[n, 6]
+        boxes[at, 0], boxes[at, 1] = _blocks(my, records[n, 8], top, _HIGH, _ROWS)
+        boxes[at, 2], boxes[at, 3] = _blocks(mx, records[n, 7], left, _WIDE, _COLUMNS)
+
+
 @kernel
 def blend_tiles(
     records, colors, planes, depth_mode, ids, starts, first_row, first, last, width, height, out_colors, out_rest
@@ -102,25 +126,22 @@ def blend_tiles(
     # Planes: 0 transmittance, 1 the current Gaussian's weight, then the channels.
     state = np.empty((2 + max(outputs, _QUICK), _ROWS, _COLUMNS, _LANES), np.float32)
     going = np.empty((_ROWS, _COLUMNS), np.bool_)
-    value = np.zeros(max(outputs, _QUICK), np.float32)
+    numbers = np.zeros((_BATCH, 6 + max(outputs, _QUICK)), np.float32)
+    boxes = np.empty((_BATCH, 4), np.int64)
     for tile in range(first, last):
         left, top = (tile % tiles_x) * TILE, (first_row + tile // tiles_x) * TILE
         columns, lines = min(TILE, width - left), min(TILE, height - top)
         _open_tile(state, going, lines, columns)
         for k in range(starts[tile], starts[tile + 1]):
-            if (k - starts[tile]) % _LOOK_UP == _LOOK_UP - 1 and not _look(state, going):
-                break
-            n = ids[k]
-            mx, my = records[n, 0], records[n, 1]
-            a, b, d = _HALF * records[n, 2], records[n, 3], _HALF * records[n, 4]
-            opacity = records[n, 5]
-            for channel in range(channels):
-                value[channel] = colors[n, channel]
-            if depth_mode == 1:
-                value[channels] = records[n, 6]
-            v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
-            low, high = _blocks(my, records[n, 8], top, _HIGH, _ROWS)
-            near, far = _blocks(mx, records[n, 7], left, _WIDE, _COLUMNS)
+            if (k - starts[tile]) % _BATCH == 0:
+                if k > starts[tile] and not _look(state, going):
+                    break
+                end = min(k + _BATCH, starts[tile + 1])
+                _fetch(records, colors, depth_mode == 1, ids, k, end, left, top, numbers, boxes)
+            n, at = ids[k], (k - starts[tile]) % _BATCH
+            mx, my, a, b, d = numbers[at, 0], numbers[at, 1], numbers[at, 2], numbers[at, 3], numbers[at, 4]
+            opacity, v0, v1, v2, v3 = numbers[at, 5], numbers[at, 6], numbers[at, 7], numbers[at, 8], numbers[at, 9]
+            low, high, near, far = boxes[at, 0], boxes[at, 1], boxes[at, 2], boxes[at, 3]
             for row in range(low, high):
                 y0 = np.float32(top + row * _HIGH) + _HALF - my
                 for column in range(near, far):
@@ -145,12 +166,14 @@ def blend_tiles(
                         state[5, row, column, lane] += weight * v3
                     for channel in range(_QUICK, constants):
                         for lane in range(_LANES):
-                            state[2 + channel, row, column, lane] += state[1, row, column, lane] * value[channel]
+                            state[2 + channel, row, column, lane] += (
+                                state[1, row, column, lane] * numbers[at, 6 + channel]
+                            )
                     if depth_mode == 2:
                         slope = planes[n, 1]
-                        at = planes[n, 0] + slope * x0 + planes[n, 2] * y0
+                        base = planes[n, 0] + slope * x0 + planes[n, 2] * y0
                         for lane in range(_LANES):
-                            depth = at + slope * np.float32(lane % _WIDE) + planes[n, 2] * np.float32(lane // _WIDE)
+                            depth = base + slope * np.float32(lane % _WIDE) + planes[n, 2] * np.float32(lane // _WIDE)
                             depth = min(max(depth, planes[n, 3]), planes[n, 4])
                             weight = state[1, row, column, lane]
                             after = abs(state[0, row, column, lane])
@@ -196,7 +219,8 @@ def blend_tiles_backward(
     # beyond the quick ones, then v_rendered channel by channel.
     state = np.empty((5 + max(outputs, _QUICK), _ROWS, _COLUMNS, _LANES), np.float32)
     going = np.empty((_ROWS, _COLUMNS), np.bool_)
-    value = np.zeros(max(outputs, _QUICK), np.float32)
+    numbers = np.zeros((_BATCH, 6 + max(outputs, _QUICK)), np.float32)
+    boxes = np.empty((_BATCH, 4), np.int64)
     v_value = np.zeros(max(outputs, _QUICK), np.float32)
     for tile in range(first, last):
         left, top = (tile % tiles_x) * TILE, (first_row + tile // tiles_x) * TILE
@@ -212,23 +236,19 @@ def blend_tiles_backward(
                     total += v * rendered[top + y, left + x, channel]
                 state[3, row, column, lane] = total
         for k in range(starts[tile], starts[tile + 1]):
-            if (k - starts[tile]) % _LOOK_UP == _LOOK_UP - 1 and not _look(state, going):
-                break
-            n = ids[k]
-            mx, my = records[n, 0], records[n, 1]
-            a, b, d = _HALF * records[n, 2], records[n, 3], _HALF * records[n, 4]
-            opacity = records[n, 5]
-            for channel in range(channels):
-                value[channel] = colors[n, channel]
-            if with_depth:
-                value[channels] = records[n, 6]
-            v0, v1, v2, v3 = value[0], value[1], value[2], value[3]
+            if (k - starts[tile]) % _BATCH == 0:
+                if k > starts[tile] and not _look(state, going):
+                    break
+                end = min(k + _BATCH, starts[tile + 1])
+                _fetch(records, colors, with_depth, ids, k, end, left, top, numbers, boxes)
+            at = (k - starts[tile]) % _BATCH
+            mx, my, a, b, d = numbers[at, 0], numbers[at, 1], numbers[at, 2], numbers[at, 3], numbers[at, 4]
+            opacity, v0, v1, v2, v3 = numbers[at, 5], numbers[at, 6], numbers[at, 7], numbers[at, 8], numbers[at, 9]
+            low, high, near, far = boxes[at, 0], boxes[at, 1], boxes[at, 2], boxes[at, 3]
             v_value[:] = _ZERO
             # Sums over the pixels of s = d loss / d sigma times 1, dx, dy, dx dx, dx dy, dy dy.
             s1, sx, sy, sxx, sxy, syy = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
             c0, c1, c2, c3 = _ZERO, _ZERO, _ZERO, _ZERO
-            low, high = _blocks(my, records[n, 8], top, _HIGH, _ROWS)
-            near, far = _blocks(mx, records[n, 7], left, _WIDE, _COLUMNS)
             for row in range(low, high):
                 y0 = np.float32(top + row * _HIGH) + _HALF - my
                 for column in range(near, far):
@@ -240,7 +260,9 @@ def blend_tiles_backward(
                             state[4, row, column, lane] = _ZERO
                         for channel in range(_QUICK, outputs):
                             for lane in range(_LANES):
-                                state[4, row, column, lane] += state[5 + channel, row, column, lane] * value[channel]
+                                state[4, row, column, lane] += (
+                                    state[5 + channel, row, column, lane] * numbers[at, 6 + channel]
+                                )
                     for lane in range(_LANES):
                         dx, dy = x0 + np.float32(lane % _WIDE), y0 + np.float32(lane // _WIDE)
                         sigma = dx * (a * dx + b * dy) + d * dy * dy
@@ -283,8 +305,8 @@ def blend_tiles_backward(
             v_value[2] = c2
             v_value[3] = c3
             # d sigma / d mean = -(conic @ (dx, dy))
-            out[k, 0] = -(records[n, 2] * sx + b * sy)
-            out[k, 1] = -(b * sx + records[n, 4] * sy)
+            out[k, 0] = -(a + a) * sx - b * sy
+            out[k, 1] = -b * sx - (d + d) * sy
             out[k, 2] = _HALF * sxx
             out[k, 3] = sxy
             out[k, 4] = _HALF * syy
