@@ -269,6 +269,7 @@ class _Job:
         textured = yield from self._walk(_texture(gaussians, mesh, self.request.texture_size))
         self.clock.end()
         yield self._begin("export", "Writing the mesh")
+        self._check_stop()
         self._export(textured)
         self.clock.end()
         yield self.clock.at(1, 1, "Done")

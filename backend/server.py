@@ -56,6 +56,10 @@ class Server:
         threading.Thread(target=self._answer_quick, name="quick", daemon=True).start()
         while (job := self._jobs.get()) is not None:
             self._run_job(job)
+        # What was asked before the end of stdin is still answered, so that the server can be used in a shell's pipe.
+        end = time.monotonic() + _GRACE
+        while self._quick.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.01)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -65,7 +69,8 @@ class Server:
                 try:
                     call = parse(line)
                 except WireError as error:
-                    self._channel.fail(error.request_id, error.number, error.message, "bad_input")
+                    if error.wants_answer:
+                        self._channel.fail(error.request_id, error.number, error.message, "bad_input")
                     continue
                 if self._take(call):
                     break
@@ -115,7 +120,7 @@ class Server:
             for job in self._known.values():
                 job.stop.set()
         self._jobs.put(None)
-        time.sleep(_GRACE)
+        time.sleep(2 * _GRACE if self._quick.unfinished_tasks else _GRACE)
         leave_now()
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
@@ -186,6 +191,8 @@ class Server:
                 self._fail(call, error)
             else:
                 self._answer(call, result)
+            finally:
+                self._quick.task_done()
 
     def _quick_result(self, call: Call) -> dict[str, Any]:
         if call.method == "initialize":
@@ -206,7 +213,7 @@ class Server:
             from backend.device import pick_device
 
             device = pick_device(self._device)
-        except ImportError as error:
+        except (ImportError, OSError) as error:  # OSError: a library that torch brings does not load
             raise UnsupportedDevice(
                 f"PyTorch cannot be loaded ({error}).", "Set up the backend's environment again."
             ) from error

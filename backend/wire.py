@@ -118,11 +118,14 @@ def mismatch(fields: dict[str, Any], shape: dict[str, str]) -> str:
 
 
 class WireError(Exception):
-    """A line that is no proper request: JSON-RPC's number, a sentence, and the request's id where it could be read."""
+    """A line that is no proper request: JSON-RPC's number, a sentence, and the request's id where it could be read.
 
-    def __init__(self, number: int, message: str, request_id: Any = None) -> None:
+    wants_answer: False for what came without an id and so is never answered.
+    """
+
+    def __init__(self, number: int, message: str, request_id: Any = None, wants_answer: bool = True) -> None:
         super().__init__(message)
-        self.number, self.message, self.request_id = number, message, request_id
+        self.number, self.message, self.request_id, self.wants_answer = number, message, request_id, wants_answer
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def parse(line: bytes) -> Call:
     if len(line) > LONGEST_LINE:
         raise WireError(PARSE_ERROR, f"A line may be {LONGEST_LINE} bytes long.")
     try:
-        message = json.loads(line.decode("utf-8"))
+        message = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise WireError(PARSE_ERROR, "This line is not JSON.") from error
     if not isinstance(message, dict):
@@ -151,14 +154,15 @@ def parse(line: bytes) -> Call:
     method, params = message.get("method"), message.get("params", {})
     if message.get("jsonrpc") != "2.0" or not isinstance(method, str):
         raise WireError(INVALID_REQUEST, "A request needs jsonrpc 2.0 and a method.", request_id)
+    asks = "id" in message
     if method not in METHODS:
-        raise WireError(METHOD_NOT_FOUND, f"There is no method '{method[:40]}'.", request_id)
+        raise WireError(METHOD_NOT_FOUND, f"There is no method '{method[:40]}'.", request_id, asks)
     if not isinstance(params, dict):
-        raise WireError(INVALID_PARAMS, "Parameters are given by name.", request_id)
+        raise WireError(INVALID_PARAMS, "Parameters are given by name.", request_id, asks)
     wrong = mismatch(params, METHODS[method].params)
     if wrong:
-        raise WireError(INVALID_PARAMS, f"{method}: {wrong}.", request_id)
-    return Call(method, params, request_id, "id" in message)
+        raise WireError(INVALID_PARAMS, f"{method}: {wrong}.", request_id, asks)
+    return Call(method, params, request_id, asks)
 
 
 class Channel:

@@ -1,12 +1,11 @@
 """`python tests/stand_in_backend.py serve`: the real backend with the tests' tiny models in place of the starter's.
 
-Environment: STAND_IN=slow (steps of 0.2 s), noisy (prints on stdout), failing (a bug), hungry (no memory), stuck (one
-native call of 30 s). Words can be combined with commas.
+Words in the prompt change how the generator behaves: slow (steps of 0.2 s), noisy (prints on stdout), failing (a bug),
+hungry (no memory), stuck (one native call of 30 s).
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,29 +15,21 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from backend import recipes  # noqa: E402
 
 
-def _generator(device: str) -> object:
+def _quick_mesh() -> None:
+    """Where the test is not about the mesh, a quick one will do."""
     import stand_ins
-    import torch
 
     import backend.pipeline
 
-    # Where the test is not about the mesh, a quick one will do.
     backend.pipeline._surface = stand_ins.quick_surface
     backend.pipeline._texture = stand_ins.quick_texture
-    generator = stand_ins.TinyGenerator()
-    habits = os.environ.get("STAND_IN", "").split(",")
-    if "slow" in habits:
-        generator.slow = 0.2
-    if "stuck" in habits:
-        generator.slow = 30.0
-    if "noisy" in habits:
-        generator.noisy = True
-        os.write(1, b"a native library writes this\n")
-    if "failing" in habits:
-        generator.fail = ZeroDivisionError("a bug")
-    if "hungry" in habits:
-        generator.fail = torch.OutOfMemoryError("CUDA out of memory")
-    return generator
+
+
+def _generator(device: str) -> object:
+    _quick_mesh()
+    import stand_ins
+
+    return stand_ins.TinyGenerator()
 
 
 def _reconstructor(device: str) -> object:
@@ -53,4 +44,6 @@ if __name__ == "__main__":
     )
     from backend.__main__ import main
 
+    if "serve" not in sys.argv:  # the server has to take its standard streams over before anything heavy is imported
+        _quick_mesh()
     sys.exit(main())

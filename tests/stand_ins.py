@@ -5,6 +5,7 @@ The views show a ball of one colour; the Gaussians are a ball too. `TINY` is a r
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator
 from dataclasses import replace
@@ -55,13 +56,11 @@ def octahedron() -> TexturedMesh:
 
 
 class TinyGenerator:
-    """A ball whose colour comes from the seed; SLOW makes every step take that many seconds."""
+    """A ball whose colour comes from the seed. `fail` is raised in the first step; words of the prompt do more."""
 
     image_size = VIEW_SIZE
     object_fraction = 0.66
-    slow = 0.0
     fail: BaseException | None = None
-    noisy = False
 
     def __init__(self) -> None:
         self.vocabulary = Vocabulary()
@@ -76,12 +75,19 @@ class TinyGenerator:
         self.calls.append({"prompt": prompt, "image": image, "seed": seed, "steps": steps, "guidance": guidance})
         color = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
         views = ball_views(color=(color[0], color[1], color[2]))
+        habits = (prompt or "").split()
+        if "noisy" in habits:
+            print("a library prints this")
+            os.write(1, b"a native library writes this\n")
+        fail = self.fail
+        if "failing" in habits:
+            fail = ZeroDivisionError("a bug")
+        if "hungry" in habits:
+            fail = torch.OutOfMemoryError("CUDA out of memory")
         for step in range(steps):
-            if self.noisy:
-                print("a library prints this")
-            if self.fail is not None:
-                raise self.fail
-            time.sleep(self.slow)
+            if fail is not None:
+                raise fail
+            time.sleep(30.0 if "stuck" in habits else 0.2 if "slow" in habits else 0.0)
             yield Step(step + 1, steps, "Imagining", views.rgba)
         return views
 

@@ -47,10 +47,11 @@ def write_gaussian_ply(path: Path | str, gaussians: Gaussians, min_opacity: floa
     means, scales, quats, colors = (
         getattr(gaussians, name).detach().float().cpu()[keep] for name in ("means", "scales", "quats", "colors")
     )
+    visible = opacities[keep].clamp(1e-6, 1 - 1e-6)
     columns = [
         means,
         (colors - 0.5) / SH_DC,
-        torch.logit(opacities[keep].clamp(1e-6, 1 - 1e-6))[:, None],
+        torch.log(visible / (1 - visible))[:, None],
         torch.log(scales + 1e-8),
         quats,
     ]

@@ -6,6 +6,7 @@ In the file: OpenGL camera axes, Z-up world (Blender's). Inside: OpenGL camera a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass
@@ -158,8 +159,10 @@ def _find(folder: Path, name: str) -> Path:
     """The picture that a file_path means: NeRF-synthetic leaves the extension out, Windows writes backslashes."""
     for base in (folder / name, folder / name.replace("\\", "/")):
         for candidate in (base, *(base.with_name(base.name + extension) for extension in _EXTENSIONS)):
-            if candidate.is_file():
-                return candidate
+            with contextlib.suppress(OSError):  # a name too long for the system names no file either
+                if candidate.is_file():
+                    return candidate
+    name = name if len(name) < 200 else name[:200] + "..."
     raise BadInput(f"The picture {name} that {folder / 'transforms.json'} names is missing.", "Put it beside the file.")
 
 

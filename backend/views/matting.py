@@ -14,6 +14,7 @@ from skimage.color import rgb2lab
 
 _PLAIN_SHARE = 0.7  # of the border that has to agree with the fitted background
 _NOISE_FLOOR = 1.0  # CIELAB units; below this, differences are compression and dither
+_NOISY = 3.0  # CIELAB units from which the picture is smoothed first
 _LEAST_DIFFERENCE = 6.0  # CIELAB units that an object must differ by: two to three just noticeable steps
 
 
@@ -33,6 +34,10 @@ def plain_background_matte(rgb: np.ndarray) -> Matte | None:
     """
     lab = rgb2lab(rgb).astype(np.float32)
     fitted = _fit_background(lab)
+    if fitted is None or fitted[1] > _NOISY:
+        # Film grain and dark rooms: average over a few pixels, and lose that much sharpness.
+        lab = ndimage.gaussian_filter(lab, (1.2, 1.2, 0))
+        fitted = _fit_background(lab)
     if fitted is None:
         return None
     background, noise = fitted

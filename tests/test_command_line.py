@@ -1,0 +1,231 @@
+"""The command line as a user meets it: processes, exit codes, sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import backend.__main__
+from backend import packs
+from backend.errors import BadInput
+
+ROOT = Path(__file__).parents[1]
+TINY = [sys.executable, str(ROOT / "tests" / "stand_in_backend.py")]
+REAL = [sys.executable, "-m", "backend"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments: str, command: list[str] = REAL, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def test_help_is_instant_and_names_every_command() -> None:
+    began = time.perf_counter()
+    result = run("--help")
+    assert time.perf_counter() - began < 2.0  # torch alone would take longer
+    for command in ("generate", "views", "reconstruct", "mesh", "weights", "doctor", "serve", "train", "bench"):
+        assert command in result.stdout
+    listing = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "backend", "generate", "--help"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "--prompt" in listing.stdout
+    assert "torch" not in listing.stderr
+    assert "numpy" not in listing.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["generate"],
+        ["generate", "--prompt", "a mug"],
+        ["generate", "--prompt", "a mug", "--image", "b.png", "--out", "c"],
+        ["generate", "--prompt", "a mug", "--out", "c", "--seed", "x"],
+        ["mesh", "--out", "c"],
+        ["weights", "dance"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        backend.__main__.main(arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "--prompt", " ", "--out", "{}"],
+        ["generate", "--prompt", "mushroom " * 500, "--out", "{}"],
+        ["generate", "--out", "{}"],
+        ["generate", "--image", "none.png", "--out", "{}"],
+        ["generate", "--prompt", "a mug", "--faces", "3", "--out", "{}"],
+        ["generate", "--prompt", "a mug", "--recipe", "soup", "--out", "{}"],
+        ["generate", "--from-stage", "mesh", "--out", "{}"],
+        ["reconstruct", "--cameras", "none.json", "--out", "{}"],
+        ["mesh", "none.ply", "--out", "{}"],
+        ["weights", "download", "gold"],
+        ["weights", "download"],
+        ["weights", "download", "lgm"],
+    ],
+)
+def test_bad_input_is_one_sentence_and_exits_with_1(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert backend.__main__.main([argument.replace("{}", out) for argument in arguments]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert len(said.err) > 20
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_from_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "job"
+    result = run(
+        *("generate", "--prompt", "noisy red mushroom", "--seed", "7", "--texture-size", "64", "--faces", "100"),
+        *("--out", str(out), "--json"),
+        command=TINY,
+    )
+    assert result.returncode == 0, result.stderr
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {event["event"] for event in events} == {"progress", "preview", "warning", "done"}
+    assert events[-1]["event"] == "done"
+    assert Path(events[-1]["files"]["mesh_glb"]).is_file()
+    assert "a native library writes this" in result.stderr
+    assert json.loads((out / "request.json").read_text())["seed"] == 7
+    # The same folder again: another mesh, then its views through `reconstruct`, then its Gaussians through `mesh`.
+    again = run("generate", "--from-stage", "mesh", "--texture-size", "128", "--out", str(out), command=TINY)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[0] == str(out / "mesh.glb")
+    assert "Baking the texture" in again.stderr
+    assert json.loads((out / "request.json").read_text())["texture_size"] == 128
+    again = run("reconstruct", "--cameras", str(out / "transforms.json"), "--out", str(out), command=TINY)
+    assert again.returncode == 0, again.stderr
+    request = json.loads((out / "request.json").read_text())
+    assert (request["prompt"], request["seed"]) == ("noisy red mushroom", 7)
+
+
+def test_views_only(tmp_path: Path) -> None:
+    result = run("views", "--prompt", "a mug", "--out", str(tmp_path / "job"), "--steps", "2", command=TINY)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "job" / "views" / "003.png").is_file()
+    assert not (tmp_path / "job" / "gaussians.ply").exists()
+
+
+def test_failures_in_json(tmp_path: Path) -> None:
+    result = run("generate", "--prompt", "failing mug", "--out", str(tmp_path / "job"), "--json", command=TINY)
+    assert result.returncode == 1
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert (last["event"], last["code"]) == ("error", "internal")
+    assert "Traceback" in result.stderr
+    result = run("generate", "--prompt", " ", "--out", str(tmp_path / "job"), "--json", command=TINY)
+    assert result.returncode == 1
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert (last["event"], last["code"]) == ("error", "bad_input")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a console's Ctrl-C cannot be sent to one process on Windows")
+def test_ctrl_c_is_clean(tmp_path: Path) -> None:
+    arguments = ["generate", "--prompt", "slow mug", "--steps", "500", "--out", str(tmp_path / "job"), "--json"]
+    process = subprocess.Popen(
+        [*TINY, *arguments], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    while json.loads(process.stdout.readline()).get("step", 0) < 1:
+        pass
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert json.loads(out.splitlines()[-1])["code"] == "cancelled"
+    assert "Traceback" not in err
+    assert not list((tmp_path / "job").rglob(".unfinished*"))
+
+
+def test_doctor_tells_what_there_is() -> None:
+    facts = json.loads(run("doctor", "--json").stdout)
+    assert facts["python"].startswith("3.")
+    assert facts["device"] in ("cpu", "cuda", "mps")
+    assert facts["cpu_count"] >= 1
+    assert facts["memory_bytes"] > 2**28
+    for problem in facts["problems"]:
+        assert problem["message"]
+        assert problem["fix"]
+
+
+def test_doctor_survives_a_broken_torch(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libcuda is from another age')")
+    (tmp_path / "numba.py").write_text("raise ImportError('no module')")
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    result = subprocess.run(
+        [*REAL, "doctor", "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    problems = json.loads(result.stdout)["problems"]
+    assert any("torch" in problem["message"] and "another age" in problem["message"] for problem in problems)
+    hello = b'{"jsonrpc":"2.0","id":1,"method":"initialize"}\n'
+    served = subprocess.run(
+        [*REAL, "serve"], cwd=tmp_path, env=environment, input=hello, capture_output=True, timeout=60
+    )
+    answer = json.loads(served.stdout)
+    assert answer["error"]["data"]["code"] in ("internal", "unsupported_device")
+    assert "another age" in answer["error"]["message"]
+
+
+def test_weights_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(packs, "FOLDER", tmp_path)
+    header = json.dumps({"__metadata__": {"licence": '"CC0-1.0"'}}).encode()
+    content = len(header).to_bytes(8, "little") + header
+    (tmp_path / "lgm.safetensors").write_bytes(content)
+    assert backend.__main__.main(["weights", "list", "--json"]) == 0
+    listed = {pack["name"]: pack for pack in json.loads(capsys.readouterr().out)["packs"]}
+    assert listed["dmv3d"]["present"] is False
+    assert listed["lgm"]["licence"] == "CC0-1.0"
+    assert listed["lgm"]["bytes"] == len(content)
+    assert len(listed["lgm"]["sha256"]) == 64
+    assert backend.__main__.main(["weights", "list"]) == 0
+    assert "missing" in capsys.readouterr().out
+
+
+def test_training_commands_are_found_or_refused_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("train", "evaluate", "bench"):
+        try:
+            code = backend.__main__.main([command, "--help"])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        assert code in (0, 1)
+        said = capsys.readouterr()
+        assert said.out or said.err
+        assert "Traceback" not in said.err
+
+
+def test_a_closed_pipe_is_no_accident() -> None:
+    process = subprocess.Popen(
+        [*REAL, "weights", "list"], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
+    process.wait()
+    process.stderr.close()
+
+
+def test_the_sentence_joins_what_happened_and_what_to_do() -> None:
+    assert backend.__main__._sentence(BadInput("It broke.", "Mend it.")) == "It broke. Mend it."
+    assert backend.__main__._sentence(BadInput("It broke.")) == "It broke."

@@ -1,0 +1,387 @@
+"""A job from end to end with tiny models: every entry, every exit, going on, cancelling, failing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stand_ins
+import torch
+
+import backend.pipeline
+from backend import recipes
+from backend.datatypes import Step
+from backend.errors import BadInput, Cancelled, MissingWeights, OutOfMemory, UnsupportedDevice
+from backend.events import STAGES, Done, Preview, Progress, Warned
+from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
+from backend.formats.images import read_image, write_png
+from backend.formats.transforms_json import read_views, write_transforms
+from backend.models import Models
+from backend.request import Request
+
+PROMPT = "a red mushroom"
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "starter", stand_ins.TINY)
+    monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
+    monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
+
+
+def run(folder: Path, stop: Callable[[], bool] | None = None, models: Models | None = None, **fields: Any) -> list:
+    stages = {name: fields.pop(name) for name in ("from_stage", "to_stage", "device") if name in fields}
+    fields.setdefault("faces", 100)
+    fields.setdefault("texture_size", 64)
+    request = Request.from_json(fields)
+    return list(backend.pipeline.run_job(request, folder, stop=stop, models=models, **stages))
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What is in the folder, but for the names of the files that say when."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("report.json", "request.json", "preview.png")
+    }
+
+
+def scene(folder: Path, views: int = 4, **options: Any) -> Path:
+    """A user's own posed pictures in a moved and scaled world."""
+    made = stand_ins.ball_views(size=options.get("size", 48), views=views)
+    poses = made.cameras.camera_to_world.clone()
+    poses[:, :3, 3] = poses[:, :3, 3] * 10 + torch.tensor([1.0, 2.0, 3.0])
+    folder.mkdir(parents=True)
+    names = [f"{index}.png" for index in range(views)]
+    for name, rgba in zip(names, made.rgba, strict=True):
+        if options.get("opaque"):
+            rgba = torch.cat([rgba[:3] * rgba[3:] + 1 - rgba[3:], torch.ones_like(rgba[3:])])
+        write_png(folder / name, rgba)
+    cameras = type(made.cameras)(poses, made.cameras.intrinsics, made.cameras.width, made.cameras.height)
+    write_transforms(folder / "transforms.json", cameras, names)
+    return folder / "transforms.json"
+
+
+def test_a_prompt_becomes_a_mesh(tmp_path: Path) -> None:
+    events = run(tmp_path / "job", prompt=PROMPT, seed=7, steps=4)
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert done.warnings == ["The surface has 8 faces; it holds no detail for 100."]
+    assert len(done.files["views"]) == 4
+    for path in [*done.files["views"], *(done.files[name] for name in done.files if name != "views")]:
+        assert Path(path).stat().st_size > 0
+    assert set(done.files) == {"views", "transforms", "gaussians", "mesh_npz", "mesh_glb", "base_color", "report"}
+    assert not list((tmp_path / "job").rglob(".*"))
+    assert read(tmp_path / "job" / "request.json")["seed"] == 7
+
+
+def test_progress_goes_forward_through_all_stages(tmp_path: Path) -> None:
+    progress = [event for event in run(tmp_path, prompt=PROMPT) if isinstance(event, Progress)]
+    assert list(dict.fromkeys(event.stage for event in progress)) == list(STAGES)
+    overall = [event.overall for event in progress]
+    assert overall == sorted(overall)
+    assert overall[0] == 0.0
+    assert overall[-1] == pytest.approx(1.0)
+    assert all(0 <= event.fraction <= 1 and event.message for event in progress)
+    assert progress[-1].eta == 0.0
+
+
+def test_previews_are_pictures_that_are_there(tmp_path: Path) -> None:
+    for event in run(tmp_path, prompt=PROMPT):
+        if isinstance(event, Preview):
+            assert Path(event.path).is_file()
+            if event.kind == "views":
+                assert tuple(read_image(event.path).rgba.shape) == (4, 32, 128)
+
+
+def test_the_report_tells_where_the_result_comes_from(tmp_path: Path) -> None:
+    run(tmp_path, prompt=PROMPT + " with florps", seed=7, steps=4, guidance=2.0)
+    report = read(tmp_path / "report.json")
+    assert report["prompt"] == PROMPT + " with florps"
+    assert report["seed"] == 7
+    assert report["recipe"] == "starter"
+    assert report["sampling"] == {"steps": 4, "guidance": 2.0}
+    assert [entry["name"] for entry in report["weights"]] == ["dmv3d", "lgm"]
+    assert all("sha256" in entry and entry["licence"] for entry in report["weights"])
+    assert report["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in report["versions"]["torch"]
+    assert report["device"] in ("cpu", "cuda", "mps")
+    assert set(report["seconds"]) == set(STAGES)
+    assert report["sizes"]["gaussians"] == 600
+    assert report["sizes"]["faces"] == 8
+    assert report["sizes"]["bytes"]["mesh.glb"] == (tmp_path / "mesh.glb").stat().st_size
+    assert any("florps" in warning for warning in report["warnings"])
+
+
+def test_the_same_request_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(tmp_path / name, prompt=PROMPT, seed=seed)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert contents(tmp_path / "a")["gaussians.ply"] != contents(tmp_path / "c")["gaussians.ply"]
+
+
+def test_models_are_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    tiny = stand_ins.TINY
+
+    def load(device: str) -> stand_ins.TinyGenerator:
+        loaded.append(device)
+        return stand_ins.TinyGenerator()
+
+    monkeypatch.setitem(recipes.RECIPES, "starter", type(tiny)(**{**tiny.__dict__, "load_generator": load}))
+    models = Models()
+    for seed in range(3):
+        run(tmp_path / str(seed), models=models, prompt=PROMPT, seed=seed, device="cpu")
+    assert loaded == ["cpu"]
+    assert set(models.seconds) == set(STAGES)
+
+
+def test_unknown_words_are_named_and_nothing_known_is_refused(tmp_path: Path) -> None:
+    told = [event.message for event in run(tmp_path, prompt="a florpy red mushroom") if isinstance(event, Warned)]
+    assert any("'florpy'" in message for message in told)
+    told = [event.message for event in run(tmp_path, prompt="red and blue") if isinstance(event, Warned)]
+    assert any("mushroom" in message for message in told)  # says what it knows
+    with pytest.raises(BadInput, match="know no word"):
+        run(tmp_path / "other", prompt="ein kleiner florp")
+    assert not (tmp_path / "other" / "transforms.json").exists()
+
+
+def test_a_picture_becomes_a_mesh(tmp_path: Path) -> None:
+    write_png(tmp_path / "ball.png", stand_ins.ball_views(size=64).rgba[0])
+    models = Models()
+    run(tmp_path / "job", models=models, image=str(tmp_path / "ball.png"))
+    call = models.generator(stand_ins.TINY, backend.pipeline.pick_device()).calls[0]
+    assert call["prompt"] is None
+    assert tuple(call["image"].shape) == (4, 32, 32)
+    # The larger side takes two thirds of the frame.
+    assert int((call["image"][3] > 0.5).any(dim=0).sum()) == pytest.approx(0.66 * 32, abs=1)
+    assert "source_sha256" in read(tmp_path / "job" / "report.json")
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_posed_pictures_become_a_mesh(tmp_path: Path, opaque: bool) -> None:
+    run(tmp_path / "job", cameras=str(scene(tmp_path / "mine", opaque=opaque)))
+    views = read_views(tmp_path / "job" / "transforms.json")
+    expected = stand_ins.ball_views(size=32)
+    torch.testing.assert_close(views.cameras.camera_to_world, expected.cameras.camera_to_world, atol=1e-3, rtol=0)
+    assert float((views.rgba[:, 3] - expected.rgba[:, 3]).abs().mean()) < 0.02
+    similarity = read(tmp_path / "job" / "report.json")["similarity"]
+    assert similarity["scale"] == pytest.approx(0.1, rel=1e-3)
+    assert similarity["center"] == pytest.approx([1.0, 2.0, 3.0], abs=1e-3)
+    cloud = read_gaussian_ply(tmp_path / "job" / "gaussians.ply")
+    torch.testing.assert_close(cloud.colors[0], torch.tensor([0.8, 0.2, 0.1]), atol=0.05, rtol=0)
+
+
+def test_of_many_posed_pictures_four_are_chosen(tmp_path: Path) -> None:
+    events = run(tmp_path / "job", cameras=str(scene(tmp_path / "mine", views=9)))
+    assert len(events[-1].files["views"]) == 4
+    assert any("Of 9" in warning for warning in events[-1].warnings)
+
+
+def test_three_posed_pictures_are_too_few(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="3 posed pictures are too few"):
+        run(tmp_path / "job", cameras=str(scene(tmp_path / "mine", views=3)))
+
+
+def test_gaussians_keep_their_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def surface(gaussians: Any, faces: int) -> Any:
+        seen.append(gaussians)
+        return stand_ins.quick_surface(gaussians, faces)
+
+    monkeypatch.setattr(backend.pipeline, "_surface", surface)
+    cloud = stand_ins.ball_gaussians()
+    moved = type(cloud)(cloud.means * 50 + 7, cloud.scales * 50, cloud.quats, cloud.opacities, cloud.colors)
+    write_gaussian_ply(tmp_path / "mine.ply", moved)
+    run(tmp_path / "job", gaussians=str(tmp_path / "mine.ply"))
+    torch.testing.assert_close(seen[0].means, moved.means, atol=1e-3, rtol=0)
+    assert not (tmp_path / "job" / "transforms.json").exists()
+
+
+def test_a_users_own_files_are_never_touched(tmp_path: Path) -> None:
+    write_gaussian_ply(tmp_path / "gaussians.ply", stand_ins.ball_gaussians())
+    before = (tmp_path / "gaussians.ply").read_bytes() + b""
+    run(tmp_path, gaussians=str(tmp_path / "gaussians.ply"))
+    run(tmp_path, gaussians=str(tmp_path / "gaussians.ply"))  # the second time it is a job's folder
+    assert (tmp_path / "gaussians.ply").read_bytes() == before
+    mine = scene(tmp_path / "mine", views=6)
+    before = mine.read_bytes()
+    with pytest.raises(BadInput, match="overwritten"):
+        run(tmp_path / "mine", cameras=str(mine))
+    assert mine.read_bytes() == before
+    assert not (tmp_path / "mine" / "request.json").exists()
+
+
+def test_stopping_after_a_stage_and_going_on(tmp_path: Path) -> None:
+    done = run(tmp_path, prompt=PROMPT, seed=3, to_stage="views")[-1]
+    assert set(done.files) == {"views", "transforms", "report"}
+    done = run(tmp_path, prompt=PROMPT, seed=3, from_stage="gaussians", to_stage="gaussians")[-1]
+    assert set(done.files) == {"views", "transforms", "gaussians", "report"}
+    run(tmp_path, prompt=PROMPT, seed=3, from_stage="mesh")
+    run(tmp_path.with_name("whole"), prompt=PROMPT, seed=3)
+    assert contents(tmp_path) == contents(tmp_path.with_name("whole"))
+    report = read(tmp_path / "report.json")
+    assert set(report["seconds"]) == set(STAGES)
+    assert [entry["name"] for entry in report["weights"]] == ["dmv3d", "lgm"]
+
+
+def test_a_mesh_is_remade_at_another_size_and_the_views_stay(tmp_path: Path) -> None:
+    run(tmp_path, prompt=PROMPT)
+    views = (tmp_path / "views" / "000.png").stat().st_mtime_ns
+    run(tmp_path, prompt=PROMPT, texture_size=128, from_stage="mesh")
+    assert (tmp_path / "views" / "000.png").stat().st_mtime_ns == views
+    assert tuple(read_image(tmp_path / "base_color.png").rgba.shape) == (4, 128, 128)
+    assert read(tmp_path / "report.json")["sizes"]["texture"] == 128
+
+
+def test_a_replaced_view_is_used(tmp_path: Path) -> None:
+    run(tmp_path, prompt=PROMPT, to_stage="views")
+    for index in range(4):
+        picture = read_image(tmp_path / "views" / f"{index:03d}.png").rgba
+        picture[:3] = torch.tensor([0.0, 0.0, 1.0])[:, None, None]
+        write_png(tmp_path / "views" / f"{index:03d}.png", picture)
+    run(tmp_path, prompt=PROMPT, from_stage="gaussians")
+    assert read_gaussian_ply(tmp_path / "gaussians.ply").colors[0].tolist() == pytest.approx([0, 0, 1], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("from_stage", "to_stage"), [("gaussians", None), ("mesh", None), ("mesh", "views"), ("soup", None), (None, "soup")]
+)
+def test_stages_that_cannot_be(tmp_path: Path, from_stage: str | None, to_stage: str | None) -> None:
+    with pytest.raises(BadInput):
+        run(tmp_path / "job", prompt=PROMPT, from_stage=from_stage, to_stage=to_stage)
+    assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.parametrize("source", ["image", "cameras", "gaussians"])
+def test_missing_sources_change_nothing(tmp_path: Path, source: str) -> None:
+    run(tmp_path / "job", prompt=PROMPT)
+    before = contents(tmp_path / "job")
+    with pytest.raises(BadInput, match="There is no"):
+        run(tmp_path / "job", **{source: str(tmp_path / "none.json")})
+    assert contents(tmp_path / "job") == before
+
+
+def test_a_failed_reroll_leaves_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, prompt=PROMPT)
+    before = contents(tmp_path)
+    monkeypatch.setattr(stand_ins.TinyGenerator, "fail", RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(tmp_path, prompt=PROMPT, seed=5)
+    assert contents(tmp_path) == before
+
+
+def test_a_new_view_takes_what_was_made_of_the_old_one_away(tmp_path: Path) -> None:
+    run(tmp_path, prompt=PROMPT)
+    done = run(tmp_path, prompt=PROMPT, seed=5, to_stage="views")[-1]
+    assert set(done.files) == {"views", "transforms", "report"}
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, prompt=PROMPT)
+    before = contents(tmp_path)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("backend.formats.glb.write_glb", full)
+        with pytest.raises(BadInput, match="disk is full"):
+            run(tmp_path, prompt=PROMPT, from_stage="mesh", texture_size=256)
+    assert contents(tmp_path) == before
+    run(tmp_path, prompt=PROMPT, from_stage="mesh")
+
+
+def test_cancel_is_obeyed_at_the_next_step(tmp_path: Path) -> None:
+    asked = []
+
+    def stop() -> bool:
+        asked.append(None)
+        return len(asked) > 3
+
+    with pytest.raises(Cancelled):
+        run(tmp_path, prompt=PROMPT, stop=stop, steps=100)
+    assert len(asked) == 4
+    assert {path.name for path in tmp_path.iterdir()} <= {"request.json", "views", "preview.png"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_cancel_in_every_stage_leaves_whole_results(tmp_path: Path, stage: str) -> None:
+    running: list[str] = []
+    request = Request(prompt=PROMPT, texture_size=64)
+    job = backend.pipeline.run_job(request, tmp_path, stop=lambda: bool(running) and running[-1] == stage)
+
+    def walk() -> None:
+        for event in job:
+            if isinstance(event, Progress):
+                running.append(event.stage)
+
+    with pytest.raises(Cancelled):
+        walk()
+    there = {path.name for path in tmp_path.iterdir()}
+    assert ("gaussians.ply" in there) == (STAGES.index(stage) > 1)
+    assert "mesh.npz" not in there
+    done = run(tmp_path, prompt=PROMPT)[-1]
+    assert "mesh_glb" in done.files
+
+
+def test_walking_away_closes_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+
+    def surface(gaussians: Any, faces: int) -> Any:
+        try:
+            yield Step(1, 2)
+            yield Step(2, 2)
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(backend.pipeline, "_surface", surface)
+    job = backend.pipeline.run_job(Request(prompt=PROMPT), tmp_path)
+    for event in job:
+        if isinstance(event, Progress) and event.stage == "surface" and event.step == 1:
+            break
+    job.close()
+    assert closed == [True]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_too_little_memory_has_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(stand_ins.TinyGenerator, "fail", error)
+    with pytest.raises(OutOfMemory):
+        run(tmp_path, prompt=PROMPT)
+
+
+def test_missing_weights_and_devices_are_told_before_anything_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, prompt=PROMPT)
+    before = contents(tmp_path)
+    with pytest.raises(UnsupportedDevice):
+        run(tmp_path, prompt=PROMPT, device="abacus")
+
+    def missing(device: str) -> Any:
+        raise MissingWeights("The weights are missing.")
+
+    tiny = stand_ins.TINY
+    monkeypatch.setitem(recipes.RECIPES, "starter", type(tiny)(**{**tiny.__dict__, "load_generator": missing}))
+    with pytest.raises(MissingWeights):
+        run(tmp_path, prompt=PROMPT)
+    assert contents(tmp_path) == before
