@@ -75,7 +75,7 @@ def write_job(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     write_png(folder / "views" / "000.png", pixels)
     for name in ("gaussians.ply", "mesh.glb", "transforms.json"):
         (folder / name).write_bytes(b"stand-in")
-    report = {"prompt": request.get("prompt"), "seed": request.get("seed"), "weights": {"dmv3d": "sha256:0123"}}
+    report = {"prompt": request.get("prompt"), "seed": request.get("seed"), "weights": [{"name": "dmv3d", "sha256": "0123"}]}
     (folder / "report.json").write_text(json.dumps(report))
     return {
         "views": [str(folder / "views" / "000.png")],
@@ -153,12 +153,8 @@ def main() -> None:
                 cancelled.add(params["job"])
             send({"id": identity, "result": {"cancelled": True}})
         elif method == "doctor":
-            send(
-                {
-                    "id": identity,
-                    "result": {"python": sys.version.split()[0], "torch": "0", "device": "cpu", "problems": []},
-                }
-            )
+            found = {"python": sys.version.split()[0], "torch": "0", "device": "cpu", "devices": [], "cpu_count": 1}
+            send({"id": identity, "result": {**found, "problems": []}})
         elif method == "shutdown":
             send({"id": identity, "result": {}})
             return
