@@ -90,9 +90,14 @@ def blend_view(
     settings: Settings,
     out_colors: np.ndarray,
     out_rest: np.ndarray,
-) -> None:
-    """Render one view into out_colors [H, W, ...] and out_rest [H, W]; see `blend_tiles`."""
+) -> Band | None:
+    """Render one view into out_colors [H, W, ...] and out_rest [H, W]; see `blend_tiles`.
+
+    Gives back the tile lists where one band holds them all, so that the backward pass need not make them again.
+    """
+    made = []
     for band in bands(records, settings):
+        made = [band] if band.first_row == 0 else []
 
         def work(first: int, last: int, band: Band = band) -> None:
             blend_tiles(
@@ -101,9 +106,11 @@ def blend_view(
             )  # fmt: skip
 
         run(work, chunks(band.starts.size - 1, 4, pieces_per_thread=8))
+    return made[0] if made else None
 
 
 def _blend_view_backward(
+    ready: Band | None,
     records: np.ndarray,
     colors: np.ndarray,
     settings: Settings,
@@ -114,7 +121,9 @@ def _blend_view_backward(
     out: np.ndarray,
 ) -> None:
     width = GRADIENT + colors.shape[1]
-    for band in bands(records, settings, _PAIRS_AT_ONCE * 16 // width):
+    limit = _PAIRS_AT_ONCE * 16 // width
+    todo = bands(records, settings, limit) if ready is None or ready.ids.size > limit else [ready]
+    for band in todo:
         pairs = np.zeros((band.ids.size, width), np.float32)
 
         def work(first: int, last: int, band: Band = band, pairs: np.ndarray = pairs) -> None:
@@ -148,18 +157,20 @@ class _Rasterize(torch.autograd.Function):
         records = np.empty((count, gaussians, RECORD), np.float32)
         rendered = np.empty((count, s.height, s.width, outputs), np.float32)
         rest = np.empty((count, s.height, s.width), np.float32)
+        kept: list[Band | None] = [None] * count
 
         def work(view: int) -> None:
             project_view(inputs[:4], cameras[view], focal[view], s, records[view])
             view_colors = inputs[4][view] if inputs[4].ndim == 3 else inputs[4]
             mode = int(s.with_depth)
-            blend_view(records[view], view_colors, _NO_PLANES, mode, s, rendered[view], rest[view])
+            band = blend_view(records[view], view_colors, _NO_PLANES, mode, s, rendered[view], rest[view])
+            kept[view] = band if any(ctx.needs_input_grad) else None
 
         each_view(work, count)
         out = torch.from_numpy(rendered), torch.from_numpy(rest), torch.from_numpy(records)
         ctx.mark_non_differentiable(out[2])
         ctx.save_for_backward(means, quats, scales, opacities, colors, views, intrinsics, *out)
-        ctx.settings = settings
+        ctx.settings, ctx.bands = settings, kept
         return out
 
     @staticmethod
@@ -183,7 +194,7 @@ class _Rasterize(torch.autograd.Function):
                 view = begin + at
                 view_colors = colors[view] if colors.ndim == 3 else colors
                 _blend_view_backward(
-                    records[view], view_colors, s, rendered[view], rest[view], v_rendered_array[view],
+                    ctx.bands[view], records[view], view_colors, s, rendered[view], rest[view], v_rendered_array[view],
                     v_alphas_array[view], gradients[at],
                 )  # fmt: skip
 

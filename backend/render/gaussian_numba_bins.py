@@ -36,15 +36,15 @@ def sort_by_depth(records, keys):
         starts[:] = 0
         for i in range(count):
             starts[np.int64((keys[order[i]] >> shift) & np.uint32(2047))] += 1
-        total = np.int64(0)
+        total = 0
         for bucket in range(2048):
-            here = starts[bucket]
+            here = int(starts[bucket])
             starts[bucket] = total
-            total = total + here
+            total += here
         for i in range(count):
-            bucket = np.int64((keys[order[i]] >> shift) & np.uint32(2047))
-            buffer[starts[bucket]] = order[i]
-            starts[bucket] += 1
+            key = np.int64((keys[order[i]] >> shift) & np.uint32(2047))
+            buffer[starts[key]] = order[i]
+            starts[key] += 1
         order, buffer = buffer, order
     return order
 
@@ -82,6 +82,15 @@ def tile_spans(records, order, width, height):
         mx, my = np.float64(records[n, 0]), np.float64(records[n, 1])
         a, b = np.float64(records[n, 2]), np.float64(records[n, 3])
         rx, ry = np.float64(records[n, 7]), np.float64(records[n, 8])
+        box_first, box_last = _tile_range(mx - rx - _EDGE, mx + rx + _EDGE, width)
+        if rows[i, 1] - rows[i, 0] == 1 or box_last - box_first == 1:  # most: the box is exact already
+            for row in range(rows[i, 0], rows[i, 1]):
+                span = offsets[i] + row - rows[i, 0]
+                spans[span, 0] = box_first
+                spans[span, 1] = box_last
+                counts[row, box_first] += 1
+                counts[row, box_last] -= 1
+            continue
         # Where the ellipse is widest to the right: dy = -b rx / d, but d may have rounded to nothing; by the covariance
         # (cxy / cxx) rx, with cxy / cxx = -b / d. To the left it is the mirror image.
         d = max(np.float64(records[n, 4]), 1e-30)

@@ -147,6 +147,11 @@ def project_backward(
         for c in range(views.shape[0]):
             if records[c, n, 7] <= 0.0:
                 continue
+            touched = False
+            for j in range(GRADIENT):
+                touched |= gradients[c, n, j] != 0.0
+            if not touched:  # hidden behind others
+                continue
             seen = True
             view = views[c]
             fx, fy, cx, cy = intrinsics[c, 0], intrinsics[c, 1], intrinsics[c, 2], intrinsics[c, 3]

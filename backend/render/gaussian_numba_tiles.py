@@ -83,7 +83,7 @@ def _look(state, going):
             for lane in range(_LANES):
                 most = max(most, state[0, row, column, lane])
             going[row, column] = most > _ZERO
-            any_going |= most > _ZERO
+            any_going = any_going or bool(most > _ZERO)
     return any_going
 
 
