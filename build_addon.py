@@ -10,7 +10,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -19,7 +21,10 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent
 ADDON = ROOT / "blender_addon"
@@ -44,6 +49,7 @@ def main() -> int:
         found = "{}.{}".format(*sys.version_info[:2])
         print(f"Splatsmith needs Python 3.11, 3.12 or 3.13, and this is {found}: try python3.11 {sys.argv[0]} ...")
         return 2
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a console may not know a prompt's letters
     parser = _parser()
     options, more = parser.parse_known_args()
     if more and options.run is not run_test:
@@ -136,35 +142,55 @@ def _version() -> str:
 # -- environments ---------------------------------------------------------------------------------------------------
 
 
+def environments(development: bool, with_bpy: bool) -> tuple[Path, Path]:
+    """The Pythons of the backend's environment and, if asked for, of Blender's; made at the same time."""
+    with ThreadPoolExecutor() as pool:
+        bpy = pool.submit(bpy_environment) if with_bpy else None
+        backend = backend_environment(development)
+        return backend, bpy.result() if bpy is not None else Path()
+
+
 def backend_environment(development: bool) -> Path:
     """The Python of .environments/backend with torch and the rest; with pytest, ruff and mypy for `development`."""
-    sys.path.insert(0, str(ROOT))
-    from blender_addon import environment, torch_builds
-
-    if torch_builds.intel_mac():
+    if torch_builds().intel_mac():
         raise Stop("Intel Macs have no current torch, numba or Blender, so Splatsmith cannot run on this machine.")
-    torch_pin, others = environment.read_requirements(REQUIREMENTS)
-    build = torch_builds.detect()
+    build = torch_builds().detect()
+    lines = [line.split("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
+    torch_pin, *others = [line for line in lines if line]
 
     def install(python: Path) -> None:
-        index = torch_builds.BUILDS[build].index
-        # Where PyTorch's index does not answer (a mirror, a wheel folder), asking it costs seconds here, not pip's
-        # many patient retries; pip's own configuration is always asked as well.
-        attempts = torch_builds.pip_attempts(torch_pin, build, not index or torch_builds.reachable(index))
-        for number, arguments in enumerate(attempts, 1):
-            if arguments == [torch_pin] and number > 1:
-                print("  PyTorch's own wheels are out of reach; taking the ordinary ones, which may be larger.")
-            if _pip(python, arguments, must=number == len(attempts)):
-                break
+        _install_torch(python, torch_pin, build)
         _pip(python, others)
 
     python = _environment("backend", Path(sys.executable), [torch_pin, build, *others], install)
-    if development:
-        stamp = python.parent.parent / "development.json"
-        if _read(stamp) != json.dumps(DEVELOPMENT_PINS):
-            _pip(python, DEVELOPMENT_PINS)
-            stamp.write_text(json.dumps(DEVELOPMENT_PINS), encoding="utf-8")
+    stamp = ENVIRONMENTS / "backend" / "development.json"
+    if development and _read(stamp) != json.dumps(DEVELOPMENT_PINS):
+        _pip(python, DEVELOPMENT_PINS)
+        stamp.write_text(json.dumps(DEVELOPMENT_PINS), encoding="utf-8")
     return python
+
+
+def _install_torch(python: Path, pin: str, build: str) -> None:
+    """torch for this machine's device, and whatever torch pip finds where that is out of reach.
+
+    Where PyTorch's index does not answer (a mirror, a wheel folder), asking it costs seconds here, not pip's many
+    patient retries; pip's own configuration is always asked as well.
+    """
+    index = torch_builds().BUILDS[build].index
+    attempts = torch_builds().pip_attempts(pin, build, not index or torch_builds().reachable(index))
+    attempts += [[pin]] if [pin] not in attempts else []
+    for number, arguments in enumerate(attempts, 1):
+        if number > 1 and arguments == [pin]:
+            print("  PyTorch's own wheels are out of reach; taking the ordinary ones, which may be larger.")
+        if _pip(python, arguments, must=number == len(attempts)):
+            return
+
+
+def torch_builds() -> ModuleType:
+    """The add-on's table of torch builds."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return importlib.import_module("blender_addon.torch_builds")
 
 
 def bpy_environment() -> Path:
@@ -172,15 +198,15 @@ def bpy_environment() -> Path:
     for version, pins in BPY_PINS.items():
         base = _python_of(version)
         if base is not None:
-            return _environment("bpy", base, pins, lambda python, pins=pins: _pip(python, pins))
+            return _environment("bpy", base, pins, functools.partial(_pip, arguments=pins))
     raise Stop("The bpy wheel needs Python 3.11 or 3.13: install one, or set BLENDER to a Blender 4.2 or newer.")
 
 
 def _python_of(version: tuple[int, int]) -> Path | None:
     if sys.version_info[:2] == version:
         return Path(sys.executable)
-    name = "python{}.{}".format(*version)
-    launcher = ["py", "-{}.{}".format(*version)] if os.name == "nt" else [name]
+    numbers = "{}.{}".format(*version)
+    launcher = ["py", f"-{numbers}"] if os.name == "nt" else [f"python{numbers}"]
     if shutil.which(launcher[0]) is None:
         return None
     try:  # a name on PATH may be a manager's signpost to a Python that is not installed
@@ -190,7 +216,7 @@ def _python_of(version: tuple[int, int]) -> Path | None:
     return Path(asked.stdout.decode().strip()) if asked.returncode == 0 else None
 
 
-def _environment(name: str, base: Path, pins: list[str], install) -> Path:  # type: ignore[no-untyped-def]
+def _environment(name: str, base: Path, pins: list[str], install: Callable[[Path], object]) -> Path:
     """The Python of .environments/NAME, made on `base` unless a stamp of the same pins says that it is there."""
     folder = ENVIRONMENTS / name
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -206,7 +232,7 @@ def _environment(name: str, base: Path, pins: list[str], install) -> Path:  # ty
         raise Stop(f"{base} cannot make environments; on Debian and Ubuntu install the package python3-venv.")
     install(python)
     stamp.write_text(wanted, encoding="utf-8")
-    print(f"  done in {time.monotonic() - started:.0f} s", flush=True)
+    print(f"Made {folder} in {time.monotonic() - started:.0f} s", flush=True)
     return python
 
 
@@ -234,15 +260,13 @@ def _read(path: Path) -> str:
 
 def run_demo(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    python = backend_environment(development=False)
     blender = _find_blender()
+    python, bpy = environments(development=False, with_bpy=blender is None)
     script = str(ADDON / "batch.py")
-    if blender is None:
-        command = [str(bpy_environment()), script]
-        print("Blender: the bpy wheel")
-    else:
+    command = [str(bpy), script]
+    if blender is not None:
         command = [blender, "--background", "--factory-startup", "--python-exit-code", "1", "--python", script]
-        print(f"Blender: {blender}")
+    print(f"Blender: {blender or 'the bpy wheel'}")
     out = options.out.absolute()
     command += ["--", "--out", str(out), "--seed", str(options.seed), "--faces", str(options.faces)]
     command += ["--texture-size", str(options.texture_size), "--empty"]
@@ -251,8 +275,7 @@ def run_demo(options: argparse.Namespace) -> int:
     if options.prompt or not options.image:
         command += ["--prompt", options.prompt or DEFAULT_PROMPT]
     ready = time.monotonic()
-    made = _follow(command, _own_backend(python))
-    if not made:
+    if not _follow(command, _own_backend(python)):
         return 1
     print(f"\nIn {out}:")
     names = ("splatsmith_demo.blend", "splatsmith_demo.png", "mesh.glb", "gaussians.ply", "views", "report.json")
@@ -265,7 +288,9 @@ def run_demo(options: argparse.Namespace) -> int:
 def _own_backend(python: Path) -> dict[str, str]:
     """The environment in which the add-on uses the checkout's backend and leaves the user's data folder alone."""
     home = ENVIRONMENTS / "data"
-    return _plain_environment(SPLATSMITH_BACKEND_PYTHON=str(python), SPLATSMITH_HOME=str(home))
+    return _plain_environment(
+        SPLATSMITH_BACKEND_PYTHON=str(python), SPLATSMITH_HOME=str(home), NUMBA_CACHE_DIR=str(home / "numba")
+    )
 
 
 def _find_blender() -> str | None:
@@ -327,7 +352,7 @@ def _follow(command: list[str], environment: dict[str, str]) -> bool:
 
 def run_test(options: argparse.Namespace) -> int:
     """Style, types, and the tests of both environments; all of them even when one fails."""
-    backend, bpy = backend_environment(development=True), bpy_environment()
+    backend, bpy = environments(development=True, with_bpy=True)
     environment = _own_backend(backend)
     more = options.pytest_arguments
     python = str(backend)

@@ -101,9 +101,8 @@ def pip_attempts(torch_pin: str, build: str, index_answers: bool, system: str = 
     if not chosen.index:
         return [[torch_pin]]
     exact = f"{torch_pin}+{chosen.local_version}"
-    attempts = [[exact, "--extra-index-url", chosen.index]] if index_answers else []
-    if build == "cpu":
-        if not index_answers:
-            attempts.append([exact])
+    attempts = [[exact, "--extra-index-url", chosen.index] if index_answers else [exact]]
+    # Linux's plain wheel is a CUDA build, everybody else's is for the CPU.
+    if build == "cpu" or (build.startswith("cu") and system == "linux"):
         attempts.append([torch_pin])
-    return attempts or [[exact, "--extra-index-url", chosen.index]]
+    return attempts

@@ -127,9 +127,10 @@ def test_nobody_without_a_gpu_is_sent_to_cuda():
         "a mirror's own CPU build comes before the plain wheel"
     )
     assert torch_builds.pip_attempts("torch==2.13.0", "mps", True) == [["torch==2.13.0"]]
-    cuda = torch_builds.pip_attempts("torch==2.13.0", "cu130", False)
-    assert cuda[0][0] == "torch==2.13.0+cu130"
-    assert len(cuda) == 1, "who chose a GPU is not given a CPU build in silence"
+    windows = torch_builds.pip_attempts("torch==2.13.0", "cu130", True, "win32")
+    assert [attempt[0] for attempt in windows] == ["torch==2.13.0+cu130"], "no CPU build in silence for who chose a GPU"
+    linux = torch_builds.pip_attempts("torch==2.13.0", "cu130", True, "linux")
+    assert linux[1:] == [["torch==2.13.0"]], "where the plain wheel is a CUDA build"
 
 
 @pytest.mark.parametrize(

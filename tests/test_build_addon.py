@@ -111,8 +111,7 @@ def test_an_environment_is_made_once_and_again_when_its_pins_change(tmp_path, mo
 
 
 def test_the_tests_command_fails_when_a_step_fails(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(build_addon, "backend_environment", lambda development: Path("false"))
-    monkeypatch.setattr(build_addon, "bpy_environment", lambda: Path("true"))
+    monkeypatch.setattr(build_addon, "environments", lambda **_: (Path("false"), Path("true")))
     monkeypatch.setattr(sys, "argv", ["build_addon.py", "test", "-k", "nothing"])
     assert build_addon.main() == 1
     said = capsys.readouterr().out
