@@ -1,0 +1,123 @@
+"""LGM: posed views to pixel-aligned 3D Gaussians through an asymmetric U-Net (arXiv 2402.05054, section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backend.nets.unet import UNet
+
+
+@dataclass(frozen=True)
+class LgmConfig:
+    """Sizes of the network. inputs: colour channels plus six of Plücker rays.
+
+    along_rays: the small model places a Gaussian by a distance along its pixel's ray and a shift across it, and
+    corrects the pixel's own colour; the published ones predict positions and colours outright.
+    """
+
+    inputs: int = 9
+    down: tuple[int, ...] = (64, 128, 256, 512, 1024, 1024)
+    down_attention: tuple[bool, ...] = (False, False, False, True, True, True)
+    up: tuple[int, ...] = (1024, 1024, 512, 256, 128)
+    up_attention: tuple[bool, ...] = (True, True, True, False, False)
+    layers: int = 2
+    heads: int = 16
+    groups: int = 32
+    along_rays: bool = False
+
+    @property
+    def stride(self) -> int:
+        """Input pixels a Gaussian, along one side."""
+        return 2 ** (len(self.down) - len(self.up))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LgmConfig:
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+TINY = LgmConfig(
+    down=(32, 64, 128, 256, 512), down_attention=(False, False, False, False, True), up=(512, 256, 128),
+    up_attention=(True, False, False),
+)  # fmt: skip
+SMALL = LgmConfig(up=(1024, 1024, 512, 256), up_attention=(True, True, True, False))
+BIG = LgmConfig()
+STARTER = LgmConfig(
+    inputs=10, down=(16, 32, 64, 128), down_attention=(False, False, False, True), up=(128, 64, 32),
+    up_attention=(True, False, False), layers=1, heads=4, groups=8, along_rays=True,
+)  # fmt: skip
+
+
+class Lgm(nn.Module):
+    """The network; `forward` gives the raw 14 channels a pixel, the functions below make Gaussians of them."""
+
+    def __init__(self, config: LgmConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = UNet(
+            config.inputs, 14, config.down, config.down_attention, config.up, config.up_attention,
+            layers=config.layers, heads=config.heads, groups=config.groups,
+        )  # fmt: skip
+        self.conv = nn.Conv2d(14, 14, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, V, inputs, H, W] to raw values [B, V, 14, H', W']: position, opacity, scale, rotation, colour."""
+        batch, views = images.shape[:2]
+        return self.conv(self.unet(images.flatten(0, 1), views)).unflatten(0, (batch, views))
+
+
+def absolute_gaussians(raw: Tensor) -> Tensor:
+    """The published activations: raw [B, V, 14, h, w] to [B, V * h * w, 14] in the model's frame (|position| <= 1)."""
+    x = raw.permute(0, 1, 3, 4, 2).flatten(1, 3)
+    position, opacity, scale, rotation, color = x.split([3, 1, 3, 4, 3], -1)
+    return torch.cat(
+        [
+            position.clamp(-1, 1),
+            opacity.sigmoid(),
+            0.1 * F.softplus(scale),
+            F.normalize(rotation, dim=-1),
+            0.5 * torch.tanh(color) + 0.5,
+        ],
+        -1,
+    )
+
+
+def ray_gaussians(raw: Tensor, origins: Tensor, directions: Tensor, middle: Tensor, rgb: Tensor) -> Tensor:
+    """The small model's activations: positions relative to the middle of the object along each pixel's ray.
+
+    raw [B, V, 14, h, w]; origins, directions [B, V, h, w, 3]; middle [B, V] distance of the origin from each camera;
+    rgb [B, V, 3, h, w], the pictures at the Gaussians' resolution. Returns [B, V * h * w, 14].
+    """
+    x = raw.permute(0, 1, 3, 4, 2)
+    along, across, opacity, scale, rotation, color = x.split([1, 2, 1, 3, 4, 3], -1)
+    right = F.normalize(torch.linalg.cross(directions, _not_parallel(directions), dim=-1), dim=-1)
+    down = torch.linalg.cross(directions, right, dim=-1)
+    distance = middle[..., None, None, None] + along
+    shift = 0.1 * (across[..., :1] * right + across[..., 1:] * down)
+    position = origins + distance * directions + shift
+    seen = rgb.permute(0, 1, 3, 4, 2).clamp(0.02, 0.98)
+    result = torch.cat(
+        [
+            position,
+            opacity.sigmoid(),
+            0.03 * F.softplus(scale),
+            F.normalize(rotation + rotation.new_tensor([1.0, 0.0, 0.0, 0.0]), dim=-1),
+            torch.sigmoid(torch.logit(seen) + color),
+        ],
+        -1,
+    )
+    return result.flatten(1, 3)
+
+
+def _not_parallel(directions: Tensor) -> Tensor:
+    """An axis that none of the rays comes near: y, or x for rays that run along y."""
+    upright = directions[..., 1:2].abs() > 0.9
+    y, x = directions.new_tensor([0.0, 1.0, 0.0]), directions.new_tensor([1.0, 0.0, 0.0])
+    return torch.where(upright, x, y).expand_as(directions)

@@ -1,0 +1,88 @@
+"""LGM as a reconstructor: four posed views in, Gaussians in the canonical frame out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from backend.cameras import plucker, rays
+from backend.datatypes import Cameras, Gaussians, Step, Views
+from backend.errors import BadInput
+from backend.nets.lgm import Lgm, LgmConfig, ray_gaussians
+from backend.views.signed import to_signed
+from backend.weights import STARTER_PACK, load_checkpoint, load_into
+
+VIEWS = 4
+FAINTEST = 0.05  # Gaussians below this opacity are noise that the surface should not see
+REACH = 1.15  # half the side of the cube outside which nothing of an object can be
+
+
+def resize_rgba(rgba: Tensor, size: int) -> Tensor:
+    """[V, 4, H, W] straight RGBA to [V, 4, size, size], colours weighted by alpha so that no background bleeds in."""
+    if rgba.shape[-1] == size and rgba.shape[-2] == size:
+        return rgba
+    alpha = rgba[:, 3:]
+    premultiplied = torch.cat([rgba[:, :3] * alpha, alpha], 1)
+    smaller = F.interpolate(premultiplied, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return torch.cat([smaller[:, :3] / smaller[:, 3:].clamp_min(1e-4), smaller[:, 3:]], 1).clamp(0, 1)
+
+
+def network_input(rgba: Tensor, cameras: Cameras) -> Tensor:
+    """[V, 10, H, W]: signed RGBA and Plücker rays of V views."""
+    return torch.cat([to_signed(rgba), plucker(cameras)], 1)
+
+
+def gaussian_rows(network: Lgm, rgba: Tensor, cameras: list[Cameras]) -> Tensor:
+    """[B, N, 14] (position, opacity, scale, rotation, colour) of views rgba [B, V, 4, S, S], one Cameras a scene."""
+    images = torch.stack([network_input(pictures, views) for pictures, views in zip(rgba, cameras, strict=True)])
+    raw = network(images)
+    side = rgba.shape[-1] // network.config.stride
+    small = torch.stack([resize_rgba(pictures, side) for pictures in rgba])
+    origins, directions = (torch.stack(parts) for parts in zip(*(rays(c.resized(side, side)) for c in cameras), strict=True))
+    middle = torch.stack([c.camera_to_world[:, :3, 3].norm(dim=-1) for c in cameras])
+    return ray_gaussians(raw.float(), origins, directions, middle, small[:, :, :3])
+
+
+def as_gaussians(rows: Tensor) -> Gaussians:
+    """[N, 14] rows as Gaussians."""
+    means, opacities, scales, quats, colors = rows.split([3, 1, 3, 4, 3], -1)
+    return Gaussians(means, scales, quats, opacities[:, 0], colors)
+
+
+class LgmReconstructor:
+    """The starter pack's reconstructor."""
+
+    def __init__(self, network: Lgm, size: int, device: str = "cpu") -> None:
+        self.network = network.to(device).eval()
+        self.size = size
+        self.device = device
+
+    @classmethod
+    def load(cls, path: Path | None = None, device: str = "cpu") -> LgmReconstructor:
+        """Reads a checkpoint, by default the starter pack's. Raises MissingWeights."""
+        path = path or STARTER_PACK / "lgm.safetensors"
+        state, metadata = load_checkpoint(path)
+        network = Lgm(LgmConfig.from_dict(metadata["config"]))
+        load_into(network, state, path.name)
+        return cls(network, metadata["size"], device)
+
+    @torch.inference_mode()
+    def reconstruct(self, views: Views) -> Generator[Step, None, Gaussians]:
+        """Gaussians of an object that four cameras round the origin look at, in the cameras' own frame.
+
+        Raises BadInput when there are not four views, or when they show nothing.
+        """
+        if len(views) != VIEWS:
+            raise BadInput(f"This model needs {VIEWS} views, not {len(views)}.", "Choose four pictures from all sides.")
+        rgba = resize_rgba(views.rgba, self.size).to(self.device)
+        cameras = views.cameras.resized(self.size, self.size).to(self.device)
+        gaussians = as_gaussians(gaussian_rows(self.network, rgba[None], [cameras])[0].cpu())
+        kept = (gaussians.opacities > FAINTEST) & (gaussians.means.abs().amax(-1) < REACH)
+        if not kept.any():
+            raise BadInput("Nothing can be made out in the views.", "Choose pictures that show one object on a plain background.")
+        yield Step(1, 1, "Placing Gaussians")
+        return gaussians[kept]
