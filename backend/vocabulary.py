@@ -18,14 +18,14 @@ KIND_WORDS = {
     "chair": "",
     "stool": "barstool footstool",
     "table": "desk",
-    "lamp": "lampshade lantern light",
+    "lamp": "lampshade lantern",
     "tree": "pine fir spruce conifer oak",
     "rocket": "spaceship spacecraft missile rocketship",
     "barrel": "cask keg",
     "snowman": "snowmen",
     "cactus": "cacti succulent",
     "donut": "doughnut bagel",
-    "sword": "blade dagger longsword",
+    "sword": "dagger longsword",
     "house": "home cottage hut cabin building",
     "bottle": "flask",
     "hammer": "mallet sledgehammer",
@@ -63,21 +63,27 @@ PATTERN_WORDS = {
     "brick": "bricks masonry stone",
     "plain": "solid",
 }
-SHAPE_WORDS = {"tall": "high long", "short": "low squat small", "wide": "fat thick chubby big", "thin": "slim slender narrow"}
+SHAPE_WORDS = {
+    "tall": "high long",
+    "short": "low squat small",
+    "wide": "fat thick chubby big",
+    "thin": "slim slender narrow",
+}
 PART_WORDS = {
-    "cap": "head", "stem": "stalk trunk", "handle": "grip hilt", "seat": "cushion", "back": "backrest", "leg": "legs feet",
-    "top": "tabletop", "base": "foot plate", "shade": "", "pole": "post mast", "leaf": "leaves foliage crown needles",
-    "nose": "tip cone", "fin": "fins wing wings", "window": "windows porthole", "hoop": "hoops ring rings band",
-    "hat": "", "scarf": "", "pot": "flowerpot planter", "flower": "blossom", "icing": "frosting glaze", "sprinkle": "sprinkles",
-    "guard": "crossguard", "roof": "", "door": "", "chimney": "", "label": "", "wheel": "wheels tire tires tyres",
-    "cabin": "", "sail": "sails", "hull": "", "arm": "arms armrest", "scoop": "scoops ball", "eye": "eyes",
-    "flame": "fire", "holder": "dish saucer", "inside": "interior",
+    "cap": "head", "stem": "stalk trunk", "handle": "grip hilt", "seat": "cushion", "back": "backrest",
+    "leg": "legs feet", "top": "tabletop", "base": "foot plate", "shade": "", "pole": "post mast",
+    "leaf": "leaves foliage crown needles", "nose": "tip cone", "fin": "fins wing wings",
+    "window": "windows porthole", "hoop": "hoops ring rings band", "hat": "", "scarf": "", "pot": "flowerpot planter",
+    "flower": "blossom", "icing": "frosting glaze", "sprinkle": "sprinkles", "guard": "crossguard", "roof": "",
+    "door": "", "chimney": "", "label": "", "wheel": "wheels tire tires tyres", "blade": "", "sail": "sails",
+    "hull": "", "arm": "arms armrest", "scoop": "scoops ball", "eye": "eyes", "flame": "fire",
+    "holder": "dish saucer", "inside": "interior",
 }  # fmt: skip
 JOINING_WORDS = {"with": "has having", "and": "", "in": "on"}
 SILENT_WORDS = set(
     "a an the of its it is very nice cute simple single one some toy model 3d object asset picture photo image render "
-    "rendering style stylized cartoon realistic low poly please my that this for coloured colored color colour made from "
-    "to by at pair little".split()
+    "rendering style stylized cartoon realistic low poly please my that this for coloured colored color colour made "
+    "from to by at pair little".split()
 )
 _PHRASES = {
     "ice cream": "icecream", "ice-cream": "icecream", "pine tree": "tree", "fir tree": "tree", "polka dot": "spotted",
@@ -89,18 +95,15 @@ _GROUPS = (KIND_WORDS, COLOR_WORDS, MODIFIER_WORDS, PATTERN_WORDS, SHAPE_WORDS, 
 
 
 def _meanings() -> dict[str, str]:
-    meanings: dict[str, str] = {}
+    meanings = {token: token for group in _GROUPS for token in group}
     for group in _GROUPS:
         for token, synonyms in group.items():
-            meanings.setdefault(token, token)
             for word in synonyms.split():
                 meanings.setdefault(word, token)
     return meanings
 
 
 _MEANINGS = _meanings()
-# "light" is a lamp only where nothing else says what the thing is; before a noun it lightens a colour.
-_MEANINGS["light"] = "light"
 TOKENS: tuple[str, ...] = ("<pad>", "<no text>", *dict.fromkeys(token for group in _GROUPS for token in group))
 
 

@@ -38,7 +38,8 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor],
     """Tensors as float32 and the metadata. Raises MissingWeights when the file is absent or damaged."""
     if not path.is_file():
         raise MissingWeights(
-            f"The weights {path.name} are not in {path.parent}.", "Install Splatsmith again, or train them: see docs/training.md."
+            f"The weights {path.name} are not in {path.parent}.",
+            "Install Splatsmith again, or train them: see docs/training.md.",
         )
     try:
         with safe_open(path, framework="pt", device=device) as file:
@@ -58,5 +59,7 @@ def load_into(module: nn.Module, state: dict[str, Tensor], name: str) -> None:
     problems = [f"{word} {', '.join(keys[:3])}" for word, keys in
                 (("lack", missing), ("have unknown", unknown), ("misshape", misshapen)) if keys]  # fmt: skip
     if problems:
-        raise MissingWeights(f"The weights {name} do not fit this version: they {'; '.join(problems)}.", "Install matching weights.")
+        raise MissingWeights(
+            f"The weights {name} do not fit this version: they {'; '.join(problems)}.", "Install matching weights."
+        )
     module.load_state_dict(state)

@@ -64,7 +64,7 @@ class ViewStem(nn.Module):
 
 
 class Lift(nn.Module):
-    """Features of V posed views, gathered in a grid of twice the plane tokens' resolution and folded into the planes."""
+    """Features of V posed views, gathered in a grid twice as fine as the plane tokens and folded into the planes."""
 
     def __init__(self, config: Dmv3dConfig) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Lift(nn.Module):
     def forward(self, features: Tensor, world_to_camera: Tensor, intrinsics: Tensor) -> Tensor:
         """features [B, V, h, w, C]; world_to_camera [B, V, 4, 4] with OpenCV axes; intrinsics [B, V, 3, 3] for images
         of the unit square. Returns plane tokens [B, 3 * tokens^2, width]."""
-        batch, views = features.shape[:2]
+        batch = features.shape[0]
         side = self.resolution
         ticks = (torch.arange(side, device=features.device) + 0.5) / side * 2 - 1
         grid = torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), -1).reshape(-1, 3)
@@ -136,8 +136,12 @@ class Dmv3d(nn.Module):
         self.plane_positions = nn.Parameter(torch.randn(3 * config.plane_tokens**2, width) * 0.02)
         self.encoder_modulation = Modulation(width, 2)
         self.decoder_modulation = Modulation(width, 3)
-        self.encoder = nn.ModuleList(ModulatedBlock(width, config.heads, cross=False) for _ in range(config.encoder_blocks))
-        self.decoder = nn.ModuleList(ModulatedBlock(width, config.heads, cross=True) for _ in range(config.decoder_blocks))
+        self.encoder = nn.ModuleList(
+            ModulatedBlock(width, config.heads, cross=False) for _ in range(config.encoder_blocks)
+        )
+        self.decoder = nn.ModuleList(
+            ModulatedBlock(width, config.heads, cross=True) for _ in range(config.decoder_blocks)
+        )
         self.planes = PlaneHead(config)
         self.field = nn.Sequential(
             nn.Linear(config.plane_width, config.decoder_width),
@@ -146,9 +150,11 @@ class Dmv3d(nn.Module):
             nn.ReLU(),
             nn.Linear(config.decoder_width, 4),
         )
+        last = self.field[-1]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():  # begin transparent: an empty scene is nearer to any object than a full one
-            self.field[-1].weight.mul_(0.1)
-            self.field[-1].bias.copy_(torch.tensor([-3.0, 0.0, 0.0, 0.0]))
+            last.weight.mul_(0.1)
+            last.bias.copy_(torch.tensor([-3.0, 0.0, 0.0, 0.0]))
 
     def forward(
         self,

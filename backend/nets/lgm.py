@@ -40,7 +40,8 @@ class LgmConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LgmConfig:
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        known = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return cls(**known)  # type: ignore[arg-type]
 
 
 TINY = LgmConfig(

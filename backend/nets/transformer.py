@@ -48,7 +48,7 @@ class FeedForward(nn.Sequential):
         )
 
 
-def _modulated(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def _modulated(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return norm(x) * (1.0 + scale) + shift
 
 
@@ -71,7 +71,7 @@ class ModulatedBlock(nn.Module):
     def forward(
         self, x: Tensor, modulation: Tensor, context: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """x [B, L, width]; modulation [B, branches * 3, width]; mask over the keys of whichever attention has padding."""
+        """x [B, L, width]; modulation [B, branches * 3, width]; mask: of the keys of the attention with padding."""
         parts = (modulation + self.table).unsqueeze(2).unbind(1)
         own_mask = mask if self.cross_attention is None else None
         x = x + parts[2] * self.attention(_modulated(self.norms[0], x, parts[0], parts[1]), mask=own_mask)

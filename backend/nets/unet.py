@@ -77,7 +77,9 @@ class Stage(nn.Module):
 class DownStage(Stage):
     """Keeps the result of every block, and of the stride-2 convolution at its end, for the way up."""
 
-    def __init__(self, inputs: int, outputs: int, layers: int, last: bool, attention: bool, heads: int, groups: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, layers: int, last: bool, attention: bool, heads: int, groups: int
+    ) -> None:
         super().__init__()
         self._build([(inputs if i == 0 else outputs, outputs) for i in range(layers)], attention, heads, groups)
         self.downsample = None if last else nn.Conv2d(outputs, outputs, 3, stride=2, padding=1)
@@ -151,9 +153,7 @@ class UNet(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(inputs, down[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
-            DownStage(
-                down[max(i - 1, 0)], width, layers, i == len(down) - 1, down_attention[i], heads, groups
-            )
+            DownStage(down[max(i - 1, 0)], width, layers, i == len(down) - 1, down_attention[i], heads, groups)
             for i, width in enumerate(down)
         )
         self.mid_block = MiddleStage(down[-1], middle_attention, heads, groups)

@@ -42,7 +42,9 @@ def gaussian_rows(network: Lgm, rgba: Tensor, cameras: list[Cameras]) -> Tensor:
     raw = network(images)
     side = rgba.shape[-1] // network.config.stride
     small = torch.stack([resize_rgba(pictures, side) for pictures in rgba])
-    origins, directions = (torch.stack(parts) for parts in zip(*(rays(c.resized(side, side)) for c in cameras), strict=True))
+    origins, directions = (
+        torch.stack(parts) for parts in zip(*(rays(c.resized(side, side)) for c in cameras), strict=True)
+    )
     middle = torch.stack([c.camera_to_world[:, :3, 3].norm(dim=-1) for c in cameras])
     return ray_gaussians(raw.float(), origins, directions, middle, small[:, :, :3])
 
@@ -83,6 +85,8 @@ class LgmReconstructor:
         gaussians = as_gaussians(gaussian_rows(self.network, rgba[None], [cameras])[0].cpu())
         kept = (gaussians.opacities > FAINTEST) & (gaussians.means.abs().amax(-1) < REACH)
         if not kept.any():
-            raise BadInput("Nothing can be made out in the views.", "Choose pictures that show one object on a plain background.")
+            raise BadInput(
+                "Nothing can be made out in the views.", "Choose pictures that show one object on a plain background."
+            )
         yield Step(1, 1, "Placing Gaussians")
         return gaussians[kept]

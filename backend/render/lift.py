@@ -29,7 +29,9 @@ def _sample(image, where_x, where_y, out):
     one = np.float32(1.0)
     w00, w01, w10, w11 = (one - fu) * (one - fv), fu * (one - fv), (one - fu) * fv, fu * fv
     for c in range(channels):
-        out[c] = w00 * image[v, u, c] + w01 * image[v, u + 1, c] + w10 * image[v + 1, u, c] + w11 * image[v + 1, u + 1, c]
+        out[c] = (
+            w00 * image[v, u, c] + w01 * image[v, u + 1, c] + w10 * image[v + 1, u, c] + w11 * image[v + 1, u + 1, c]
+        )
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)

@@ -143,7 +143,7 @@ def render_rays(
 ) -> Tensor:
     """Differentiable rendering for training: every sample of every ray goes through the decoder.
 
-    origins, directions [B, R, 3], unit directions. Returns [B, R, 4]: sum of weights times (2 * colour - 1), then alpha.
+    origins, directions [B, R, 3], unit directions. Returns [B, R, 4]: the weighted sum of 2 * colour - 1, then alpha.
     """
     near, far = box_interval(origins, directions)
     steps = torch.arange(samples, device=origins.device, dtype=origins.dtype)

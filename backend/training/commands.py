@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from backend.errors import BadInput
-from backend.training import dmv3d
-from backend.training.loop import Budget, LoopOptions, load_state, train
+from backend.training import dmv3d, lgm
+from backend.training.loop import Budget, LoopOptions, LossFunction, Watch, load_state, train
 from backend.vocabulary import TOKENS
 from backend.weights import STARTER_PACK, save_checkpoint
 
@@ -22,30 +25,41 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="training time over all sittings")
     parser.add_argument("--steps", type=int, default=1_000_000_000)
     parser.add_argument("--batch", type=int, default=8, help="examples a step and process")
-    parser.add_argument("--learning-rate", type=float, default=None)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0, help="of the world that is trained on")
     parser.add_argument("--size", type=int, default=None, help="side of a view in pixels")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads a process")
     parser.add_argument("--processes", type=int, default=1, help="processes on this machine that share every step")
     parser.add_argument("--watch-minutes", type=float, default=8.0, help="time between sample sheets")
-    parser.add_argument("--starter-pack", action="store_true", help="also write the averaged weights into the starter pack")
+    parser.add_argument(
+        "--starter-pack", action="store_true", help="also write the averaged weights into the starter pack"
+    )
 
 
-def _setup(arguments: argparse.Namespace) -> tuple[torch.nn.Module, object, object, dict[str, object], float]:
-    seed, device = arguments.seed, arguments.device
+@dataclass(frozen=True)
+class Plan:
+    """What the loop needs of a model: the network, its loss, what to watch, and the card that travels with it."""
+
+    network: nn.Module
+    loss: LossFunction
+    watch: Watch
+    card: dict[str, Any]
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    seed, device, batch = arguments.seed, arguments.device, arguments.batch
     torch.manual_seed(seed)
+    card: dict[str, Any] = {"model": arguments.model, "command": _command(arguments), "seed": seed}
     if arguments.model == "dmv3d":
         size = arguments.size or 64
-        network = dmv3d.new_network(image_size=size)
-        card = {"model": "dmv3d", "config": network.config.to_dict(), "tokens": list(TOKENS)}
-        return network, dmv3d.loss_function(seed, arguments.batch, size, device), dmv3d.watch(seed, size, device), card, 1e-3
-    from backend.training import lgm
-
+        denoiser = dmv3d.new_network(image_size=size)
+        card |= {"config": denoiser.config.to_dict(), "tokens": list(TOKENS)}
+        return Plan(denoiser, dmv3d.loss_function(seed, batch, size, device), dmv3d.watch(seed, size, device), card)
     size = arguments.size or 128
-    network = lgm.new_network()
-    card = {"model": "lgm", "config": network.config.to_dict(), "size": size}
-    return network, lgm.loss_function(seed, arguments.batch, size, device), lgm.watch(seed, size, device), card, 1e-3
+    reconstructor = lgm.new_network()
+    card |= {"config": reconstructor.config.to_dict(), "size": size}
+    return Plan(reconstructor, lgm.loss_function(seed, batch, size, device), lgm.watch(seed, size, device), card)
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -64,17 +78,16 @@ def _work(rank: int, arguments: argparse.Namespace) -> None:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", "29531")
         dist.init_process_group("gloo", rank=rank, world_size=arguments.processes)
-    network, loss, look, card, rate = _setup(arguments)
+    plan = _plan(arguments)
     options = LoopOptions(
         folder=arguments.out,
         budget=Budget(arguments.steps, arguments.minutes),
         batch=arguments.batch,
-        learning_rate=arguments.learning_rate or rate,
+        learning_rate=arguments.learning_rate,
         device=arguments.device,
         watch_every_minutes=arguments.watch_minutes,
     )
-    card |= {"command": _command(arguments), "seed": arguments.seed}
-    train(network, loss, options, look, card)  # type: ignore[arg-type]
+    train(plan.network, plan.loss, options, plan.watch, plan.card)
     if rank == 0:
         export(arguments.out, arguments.out / f"{arguments.model}.safetensors")
         if arguments.starter_pack:

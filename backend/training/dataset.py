@@ -89,7 +89,9 @@ def _supervise(
         ball *= (rng.random((rays, 1)) ** (1 / 3)) / np.linalg.norm(ball, axis=1, keepdims=True)
         aims = torch.from_numpy(chosen[:, POSITION : POSITION + 3] + ball * chosen[:, BOUND, None] * 0.9).float()
         reach = np.tan(np.radians(FOV_DEGREES / 2))
-        pixel = torch.from_numpy(np.concatenate([rng.uniform(-reach, reach, (rays, 2)), -np.ones((rays, 1))], 1)).float()
+        pixel = torch.from_numpy(
+            np.concatenate([rng.uniform(-reach, reach, (rays, 2)), -np.ones((rays, 1))], 1)
+        ).float()
         anywhere = torch.einsum("rij,rj->ri", poses[:, :3, :3], pixel)
         aimed = torch.from_numpy(rng.random(rays) < 0.6)[:, None]
         origin = poses[:, :3, 3]
@@ -108,8 +110,10 @@ def _supervise(
 def dmv3d_batch(
     seed: int, first: int, count: int, size: int, *, rays: int = 256, points: int = 384, pictured_share: float = 0.3
 ) -> Dmv3dBatch:
-    """Examples `first` to `first + count - 1`. `pictured_share` of them keep their first view clean; those are turned at
-    random, because a picture may show any side."""
+    """Examples `first` to `first + count - 1`.
+
+    `pictured_share` of them keep their first view clean; those are turned at random: a picture may show any side.
+    """
     rng = np.random.default_rng([seed, first, 1])
     rows, cameras, captions, clean, lights = [], [], [], [], []
     for index in range(first, first + count):
@@ -126,7 +130,9 @@ def dmv3d_batch(
     lit = rgba[:, 0].clone()
     chosen = [i for i, flag in enumerate(clean) if flag and lights[i][3] < 1]
     if chosen:
-        shaded, _ = render_batch([rows[i] for i in chosen], [cameras[i][:1] for i in chosen], np.stack([lights[i] for i in chosen]))
+        shaded, _ = render_batch(
+            [rows[i] for i in chosen], [cameras[i][:1] for i in chosen], np.stack([lights[i] for i in chosen])
+        )
         lit[chosen] = shaded[:, 0]
     supervision = _supervise(rng, rows, cameras, rays, points)
     return Dmv3dBatch(rgba, lit, torch.tensor(clean), captions, cameras, supervision)

@@ -51,7 +51,9 @@ def _tokens(batch: Dmv3dBatch, vocabulary: Vocabulary, generator: torch.Generato
     return torch.tensor(encoded)
 
 
-def losses(network: Dmv3d, batch: Dmv3dBatch, levels: Tensor, tokens: Tensor, generator: torch.Generator, device: str) -> dict[str, Tensor]:
+def losses(
+    network: Dmv3d, batch: Dmv3dBatch, levels: Tensor, tokens: Tensor, generator: torch.Generator, device: str
+) -> dict[str, Tensor]:
     """The terms of the loss, each a scalar: rendered rays, occupancy of points, colours on the surface."""
     noisy = _noised(batch, levels, generator).to(device)
     inputs = [torch.stack(parts).to(device) for parts in zip(*map(camera_inputs, batch.cameras), strict=True)]
@@ -109,7 +111,12 @@ def validate(network: Dmv3d, seed: int, size: int, device: str, scenes: int = 32
     """PSNR in dB of held-out rays (RGB over grey) at three noise levels, text given, and with one clean view."""
     vocabulary = Vocabulary()
     figures = {}
-    for name, time, pictured in (("psnr_t30", 0.3, 0.0), ("psnr_t60", 0.6, 0.0), ("psnr_t95", 0.95, 0.0), ("psnr_picture", 0.98, 1.0)):
+    for name, time, pictured in (
+        ("psnr_t30", 0.3, 0.0),
+        ("psnr_t60", 0.6, 0.0),
+        ("psnr_t95", 0.95, 0.0),
+        ("psnr_picture", 0.98, 1.0),
+    ):
         errors = []
         for first in range(0, scenes, 8):
             generator = torch.Generator().manual_seed(first)

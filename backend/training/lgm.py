@@ -1,4 +1,4 @@
-"""Training the small reconstructor: renders of its Gaussians against the world's, distances along the rays as a helper."""
+"""Training the small reconstructor: renders of its Gaussians against the world's, ray distances as a helper."""
 
 from __future__ import annotations
 
@@ -36,9 +36,17 @@ def _input_cameras(rng: np.random.Generator, size: int, jitter_share: float) -> 
     azimuths = torch.tensor(AZIMUTHS) + torch.from_numpy(rng.uniform(-25, 25, 4)).float()
     elevations = torch.from_numpy(rng.uniform(-10, 45, 4)).float()
     fov = float(rng.uniform(42, 58))
-    radius = torch.from_numpy(rng.uniform(0.95, 1.15, 4)).float() * RADIUS * np.tan(np.radians(25)) / np.tan(np.radians(fov / 2))
+    # A longer lens stands further away, so that the object keeps its size in the frame.
+    fitting = RADIUS * np.tan(np.radians(FOV_DEGREES / 2)) / np.tan(np.radians(fov / 2))
+    radius = torch.from_numpy(rng.uniform(0.95, 1.15, 4) * fitting).float()
     positions = orbit_positions(azimuths, elevations, radius)
     return Cameras(look_at(positions, torch.zeros_like(positions)), pinhole(4, fov, size, size), size, size)
+
+
+def _novel_cameras(rng: np.random.Generator, size: int) -> Cameras:
+    azimuths = torch.from_numpy(rng.uniform(0, 360, NOVEL_VIEWS)).float()
+    elevations = torch.from_numpy(rng.uniform(-20, 60, NOVEL_VIEWS)).float()
+    return orbit(azimuths, elevations, RADIUS, FOV_DEGREES, size)
 
 
 def _soften(rng: np.random.Generator, rgba: Tensor) -> Tensor:
@@ -60,7 +68,9 @@ def _premultiplied(rgba: Tensor) -> Tensor:
     return torch.cat([rgba[..., :3, :, :] * rgba[..., 3:, :, :], rgba[..., 3:, :, :]], -3)
 
 
-def losses(network: Lgm, seed: int, first: int, count: int, size: int, device: str, easy: bool = False) -> tuple[dict[str, Tensor], list[Tensor]]:
+def losses(
+    network: Lgm, seed: int, first: int, count: int, size: int, device: str, easy: bool = False
+) -> tuple[dict[str, Tensor], list[Tensor]]:
     """The terms of the loss over scenes `first` to `first + count - 1`, and the last scene's [truth, render] pictures.
 
     easy: the generator's cameras, bare colours and sharp views only, as in evaluation.
@@ -81,11 +91,7 @@ def losses(network: Lgm, seed: int, first: int, count: int, size: int, device: s
         for i in range(count):
             if rng.random() < 0.5:
                 given[i] = _soften(rng, given[i])
-    novel = [
-        orbit(torch.from_numpy(rng.uniform(0, 360, NOVEL_VIEWS)).float(), torch.from_numpy(rng.uniform(-20, 60, NOVEL_VIEWS)).float(),
-              RADIUS, FOV_DEGREES, size)
-        for _ in scenes
-    ]  # fmt: skip
+    novel = [_novel_cameras(rng, size) for _ in scenes]
     novel_truth, _ = render_batch(rows, novel)
 
     predicted = gaussian_rows(network, given.to(device), [c.to(device) for c in cameras])
@@ -107,7 +113,9 @@ def losses(network: Lgm, seed: int, first: int, count: int, size: int, device: s
     eyes = centers[:, :, None].expand(-1, -1, side * side, -1).flatten(1, 2)
     reached = (predicted[..., :3] - eyes).norm(dim=-1)
     error = (reached - distance.flatten(1).to(device)).abs()
-    opacity = F.binary_cross_entropy(predicted[..., 3].clamp(1e-4, 1 - 1e-4), (small[:, :, 3] > 0.5).flatten(1).float().to(device))
+    opacity = F.binary_cross_entropy(
+        predicted[..., 3].clamp(1e-4, 1 - 1e-4), (small[:, :, 3] > 0.5).flatten(1).float().to(device)
+    )
     terms = {
         "color": torch.stack(color).mean(),
         "alpha": torch.stack(alpha).mean(),

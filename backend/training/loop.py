@@ -16,13 +16,15 @@ from tqdm import tqdm
 
 from backend.errors import BadInput
 
-LossFunction = Callable[[nn.Module, int], tuple[Tensor, dict[str, float]]]  # (network, first example) -> loss, figures
-Watch = Callable[[nn.Module, Path, int], dict[str, float]]  # (averaged network, folder, step) -> figures, pictures
+# (network, number of the first example) -> loss, figures
+LossFunction = Callable[[nn.Module, int], tuple[Tensor, dict[str, float]]]
+# (averaged network, folder for pictures, step) -> figures
+Watch = Callable[[nn.Module, Path, int], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: until `steps`, or until `minutes` of training time over all sittings, whichever comes first."""
+    """How long to train: `steps`, or `minutes` of training time over all sittings, whichever ends first."""
 
     steps: int = 1_000_000_000
     minutes: float = 1e9
@@ -52,7 +54,9 @@ def has_fast_bfloat16(device: str) -> bool:
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported()
     if device == "cpu":
-        capabilities = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+        capabilities = (
+            getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        )
         return any(probe is not None and probe() for probe in capabilities)
     return False
 
@@ -118,7 +122,9 @@ def load_state(folder: Path, device: str = "cpu") -> dict[str, Any] | None:
         raise BadInput(f"{path} cannot be read.", "Delete it to start the training again.") from error
 
 
-def train(network: nn.Module, loss_function: LossFunction, options: LoopOptions, watch: Watch, card: dict[str, Any]) -> Ema:
+def train(
+    network: nn.Module, loss_function: LossFunction, options: LoopOptions, watch: Watch, card: dict[str, Any]
+) -> Ema:
     """Trains until the budget is spent, from wherever `options.folder` left off, and returns the averaged weights.
 
     `card` is stored with the state. With torch.distributed running, each process takes its share of every batch's
@@ -148,7 +154,9 @@ def train(network: nn.Module, loss_function: LossFunction, options: LoopOptions,
         network.load_state_dict(before)
         network.train()
         with (options.folder / "log.txt").open("a") as log:
-            log.write(f"step {step} minutes {seconds / 60:.1f} " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()) + "\n")
+            log.write(
+                f"step {step} minutes {seconds / 60:.1f} " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()) + "\n"
+            )
 
     since_save, since_look, start = 0.0, 0.0, time.monotonic()
     bar = tqdm(unit="step", initial=step, disable=rank != 0, mininterval=5)
@@ -178,7 +186,9 @@ def train(network: nn.Module, loss_function: LossFunction, options: LoopOptions,
         for key, value in figures.items():
             running[key] = running.get(key, value) * 0.98 + value * 0.02
         bar.update(1)
-        bar.set_postfix({**{key: f"{value:.4f}" for key, value in running.items()}, "done": f"{progress:.0%}"}, refresh=False)
+        bar.set_postfix(
+            {**{key: f"{value:.4f}" for key, value in running.items()}, "done": f"{progress:.0%}"}, refresh=False
+        )
         if rank == 0 and since_look > options.watch_every_minutes * 60:
             since_look = 0.0
             look()

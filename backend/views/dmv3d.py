@@ -68,7 +68,9 @@ class Dmv3dGenerator:
         """The words of a prompt that mean nothing to this model."""
         return self.vocabulary.encode(prompt).unknown
 
-    def _clean_planes(self, noisy: Tensor, inputs: tuple[Tensor, ...], time: Tensor, tokens: Tensor, clean: bool) -> Tensor:
+    def _clean_planes(
+        self, noisy: Tensor, inputs: tuple[Tensor, ...], time: Tensor, tokens: Tensor, clean: bool
+    ) -> Tensor:
         batch = tokens.shape[0]
         expanded = [value.unsqueeze(0).expand(batch, *value.shape) for value in (noisy, *inputs)]
         flags = torch.full((batch,), clean, device=self.device)
@@ -104,7 +106,9 @@ class Dmv3dGenerator:
         picture = None
         if image is not None:
             if tuple(image.shape) != (4, self.image_size, self.image_size):
-                raise BadInput(f"The picture must be [4, {self.image_size}, {self.image_size}], not {tuple(image.shape)}.")
+                raise BadInput(
+                    f"The picture must be [4, {self.image_size}, {self.image_size}], not {tuple(image.shape)}."
+                )
             picture = to_signed(image.to(self.device))
         times = log_snr(torch.linspace(1.0, 0.0, steps + 1)).to(self.device)
         planes = noisy.new_zeros(1)
@@ -122,5 +126,3 @@ class Dmv3dGenerator:
         final = cameras.resized(size or 2 * self.image_size, size or 2 * self.image_size)
         rgba = from_signed(render_planes(self.network, planes, final, 2 * RENDER_SAMPLES)).cpu()
         return Views(rgba, final)
-
-

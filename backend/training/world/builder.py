@@ -1,4 +1,4 @@
-"""How a kind of object is put together: primitives added part by part, then centred and scaled to the canonical frame."""
+"""How a kind of object is put together: primitives added part by part, then brought into the canonical frame."""
 
 from __future__ import annotations
 
@@ -140,7 +140,9 @@ class Builder:
         middle = tuple(float(c) for c in (a + b) / 2)
         self.capsule(part, length, radius, radius if tip is None else tip, middle, (pitch, yaw, 0.0))  # type: ignore[arg-type]
 
-    def prism(self, part: str, half_base: float, height: float, half_depth: float, at: Vector, turn: Vector = (0, 0, 0)) -> None:
+    def prism(
+        self, part: str, half_base: float, height: float, half_depth: float, at: Vector, turn: Vector = (0, 0, 0)
+    ) -> None:
         """A gable roof with its ridge along z; `at` is its middle."""
         bound = math.sqrt(half_base**2 + (height / 2) ** 2 + half_depth**2)
         self._add(P.PRISM, part, (half_base, height / 2, half_depth), at, turn, bound, False)

@@ -7,7 +7,11 @@ import math
 from backend.training.world.builder import Builder, Part, kind
 
 
-@kind(Part("pink brown white", "striped", loyalty=0.45), base=Part("beige brown gold", loyalty=0.95), sprinkle=Part("", "", loyalty=0.0))
+@kind(
+    Part("pink brown white", "striped", loyalty=0.45),
+    base=Part("beige brown gold", loyalty=0.95),
+    sprinkle=Part("", "", loyalty=0.0),
+)
 def donut(b: Builder) -> None:
     ring, tube = b.between(0.52, 0.62), b.between(0.24, 0.33)
     b.torus("base", ring, tube, (0, 0, 0), stretch=0.95)
@@ -23,7 +27,10 @@ def donut(b: Builder) -> None:
     b.shape_word("thick", tube > 0.31)
 
 
-@kind(Part("pink white brown green yellow", "spotted", loyalty=0.6), cone=Part("gold beige brown", "checkered", loyalty=0.95))
+@kind(
+    Part("pink white brown green yellow", "spotted", loyalty=0.6),
+    cone=Part("gold beige brown", "checkered", loyalty=0.95),
+)
 def icecream(b: Builder) -> None:
     height, radius = b.between(0.9, 1.3), b.between(0.32, 0.42)
     b.cone("cone", height, 0.03, radius, (0, height / 2, 0), rounding=0.02)
@@ -38,8 +45,13 @@ def icecream(b: Builder) -> None:
     b.shape_word("tall", height > 1.2)
 
 
-@kind(Part("white pink brown", "striped spotted", loyalty=0.5), icing=Part("white pink brown red"), flame=Part("yellow orange", loyalty=1.0),
-      candle=Part("red blue yellow", loyalty=0.6), base=Part("white gray"))  # fmt: skip
+@kind(
+    Part("white pink brown", "striped spotted", loyalty=0.5),
+    icing=Part("white pink brown red"),
+    flame=Part("yellow orange", loyalty=1.0),
+    candle=Part("red blue yellow", loyalty=0.6),
+    base=Part("white gray"),
+)
 def cake(b: Builder) -> None:
     radius, tiers = b.between(0.65, 0.8), int(b.rng.integers(1, 4))
     b.cone("base", 0.05, radius * 1.2, radius * 1.2, (0, 0, 0))

@@ -7,7 +7,9 @@ import math
 from backend.training.world.builder import Builder, Part, kind
 
 
-def _four_legs(b: Builder, half_width: float, half_depth: float, height: float, thick: float, splay: float = 0.0) -> None:
+def _four_legs(
+    b: Builder, half_width: float, half_depth: float, height: float, thick: float, splay: float = 0.0
+) -> None:
     round_legs = b.chance(0.5)
     for x in (-1.0, 1.0):
         for z in (-1.0, 1.0):
@@ -19,7 +21,11 @@ def _four_legs(b: Builder, half_width: float, half_depth: float, height: float, 
                 b.box("leg", (thick, height / 2, thick), (top[0], height / 2, top[2]))
 
 
-@kind(Part("brown red blue green", "wooden striped", loyalty=0.3), leg=Part("brown black gray", "wooden", follows=0.5), seat=Part("", "striped checkered", follows=0.6))
+@kind(
+    Part("brown red blue green", "wooden striped", loyalty=0.3),
+    leg=Part("brown black gray", "wooden", follows=0.5),
+    seat=Part("", "striped checkered", follows=0.6),
+)
 def chair(b: Builder) -> None:
     half, height = b.between(0.38, 0.5), b.between(0.6, 0.85)
     back, thick = b.between(0.7, 1.05), b.between(0.05, 0.08)
@@ -47,7 +53,10 @@ def chair(b: Builder) -> None:
     b.shape_word("short", back < 0.77)
 
 
-@kind(Part("brown red green blue white", "wooden striped spotted", loyalty=0.3), leg=Part("brown black gray green", "wooden", follows=0.4))
+@kind(
+    Part("brown red green blue white", "wooden striped spotted", loyalty=0.3),
+    leg=Part("brown black gray green", "wooden", follows=0.4),
+)
 def stool(b: Builder) -> None:
     radius, height = b.between(0.4, 0.55), b.between(0.55, 1.2)
     thick = b.between(0.1, 0.2)
@@ -67,7 +76,10 @@ def stool(b: Builder) -> None:
     b.shape_word("short", height < 0.68)
 
 
-@kind(Part("brown white beige", "wooden checkered", loyalty=0.4), leg=Part("brown black gray white", "wooden", follows=0.4))
+@kind(
+    Part("brown white beige", "wooden checkered", loyalty=0.4),
+    leg=Part("brown black gray white", "wooden", follows=0.4),
+)
 def table(b: Builder) -> None:
     width, depth, height = b.between(0.75, 1.0), b.between(0.5, 0.75), b.between(0.6, 0.95)
     slab = b.between(0.05, 0.09)
@@ -85,7 +97,11 @@ def table(b: Builder) -> None:
     b.shape_word("short", height < 0.67)
 
 
-@kind(Part("yellow white red blue green", "striped spotted", loyalty=0.4), base=Part("black brown gray gold"), pole=Part("black brown gray gold", follows=0.05))
+@kind(
+    Part("yellow white red blue green", "striped spotted", loyalty=0.4),
+    base=Part("black brown gray gold"),
+    pole=Part("black brown gray gold", follows=0.05),
+)
 def lamp(b: Builder) -> None:
     height, shade = b.between(0.75, 1.4), b.between(0.45, 0.65)
     if b.chance(0.6):
@@ -102,7 +118,12 @@ def lamp(b: Builder) -> None:
     b.shape_word("short", height < 0.9)
 
 
-@kind(Part("red blue gray green beige purple", "striped checkered spotted", loyalty=0.4), leg=Part("brown black"), arm=Part("", follows=0.75), seat=Part("", follows=0.7))
+@kind(
+    Part("red blue gray green beige purple", "striped checkered spotted", loyalty=0.4),
+    leg=Part("brown black"),
+    arm=Part("", follows=0.75),
+    seat=Part("", follows=0.7),
+)
 def sofa(b: Builder) -> None:
     width, depth = b.between(0.75, 1.05), b.between(0.38, 0.46)
     seat, back = b.between(0.3, 0.4), b.between(0.35, 0.55)

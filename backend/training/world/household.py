@@ -5,7 +5,11 @@ from __future__ import annotations
 from backend.training.world.builder import Builder, Part, kind
 
 
-@kind(Part("white blue red green", "striped spotted checkered", loyalty=0.3), handle=Part("white black", follows=0.65), inside=Part("white brown black", follows=0.5))
+@kind(
+    Part("white blue red green", "striped spotted checkered", loyalty=0.3),
+    handle=Part("white black", follows=0.65),
+    inside=Part("white brown black", follows=0.5),
+)
 def mug(b: Builder) -> None:
     radius, height = b.between(0.45, 0.6), b.between(0.75, 1.25)
     taper = b.between(0.85, 1.08)
@@ -19,7 +23,11 @@ def mug(b: Builder) -> None:
     b.shape_word("wide", radius > 0.57)
 
 
-@kind(Part("green brown blue", "striped spotted", loyalty=0.35), cap=Part("gold black brown red white"), label=Part("white yellow red beige", "striped"))
+@kind(
+    Part("green brown blue", "striped spotted", loyalty=0.35),
+    cap=Part("gold black brown red white"),
+    label=Part("white yellow red beige", "striped"),
+)
 def bottle(b: Builder) -> None:
     radius, body = b.between(0.26, 0.42), b.between(0.8, 1.1)
     neck, width = b.between(0.25, 0.5), radius * b.between(0.3, 0.45)
@@ -50,7 +58,11 @@ def barrel(b: Builder) -> None:
     b.shape_word("wide", radius > 0.57)
 
 
-@kind(Part("white red yellow blue", "striped", loyalty=0.4), flame=Part("orange yellow", loyalty=1.0), holder=Part("gold brown gray black"))
+@kind(
+    Part("white red yellow blue", "striped", loyalty=0.4),
+    flame=Part("orange yellow", loyalty=1.0),
+    holder=Part("gold brown gray black"),
+)
 def candle(b: Builder) -> None:
     height, radius = b.between(0.7, 1.4), b.between(0.16, 0.3)
     if b.chance(0.7):
@@ -69,7 +81,11 @@ def candle(b: Builder) -> None:
     b.shape_word("wide", radius > 0.27)
 
 
-@kind(Part("gray blue gold", "", loyalty=0.5), handle=Part("brown black red", "wooden striped"), guard=Part("gold gray black brown"))
+@kind(
+    Part("gray blue gold", "", loyalty=0.5),
+    handle=Part("brown black red", "wooden striped"),
+    guard=Part("gold gray black brown"),
+)
 def sword(b: Builder) -> None:
     blade, width = b.between(1.2, 1.7), b.between(0.11, 0.19)
     grip = b.between(0.35, 0.5)

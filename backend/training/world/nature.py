@@ -38,10 +38,18 @@ def tree(b: Builder) -> None:
         b.ellipsoid("main", (radius, radius * b.between(0.8, 1.2), radius), (0, trunk + radius * 0.8, 0))
         for turn in range(3):
             angle = math.radians(120 * turn + b.between(0, 60))
-            b.ball("main", radius * 0.6, (math.cos(angle) * radius * 0.6, trunk + radius * b.between(0.5, 1.1), math.sin(angle) * radius * 0.6))
+            b.ball(
+                "main",
+                radius * 0.6,
+                (math.cos(angle) * radius * 0.6, trunk + radius * b.between(0.5, 1.1), math.sin(angle) * radius * 0.6),
+            )
 
 
-@kind(Part("green teal", "striped", loyalty=0.7), pot=Part("brown orange beige red", "striped"), flower=Part("pink red yellow"))
+@kind(
+    Part("green teal", "striped", loyalty=0.7),
+    pot=Part("brown orange beige red", "striped"),
+    flower=Part("pink red yellow"),
+)
 def cactus(b: Builder) -> None:
     body, radius = b.between(0.9, 1.5), b.between(0.2, 0.3)
     pot = b.between(0.3, 0.45)
@@ -63,9 +71,13 @@ def cactus(b: Builder) -> None:
 
 
 @kind(
-    Part("white", "", loyalty=0.85), hat=Part("black red blue brown", "striped"), scarf=Part("red green blue yellow", "striped"),
-    nose=Part("orange", loyalty=0.95), eye=Part("black", loyalty=1.0), arm=Part("brown", loyalty=1.0),
-)  # fmt: skip
+    Part("white", "", loyalty=0.85),
+    hat=Part("black red blue brown", "striped"),
+    scarf=Part("red green blue yellow", "striped"),
+    nose=Part("orange", loyalty=0.95),
+    eye=Part("black", loyalty=1.0),
+    arm=Part("brown", loyalty=1.0),
+)
 def snowman(b: Builder) -> None:
     low, mid, top = b.between(0.45, 0.6), b.between(0.33, 0.42), b.between(0.24, 0.31)
     y1 = low * 0.9

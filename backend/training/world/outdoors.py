@@ -7,14 +7,26 @@ import math
 from backend.training.world.builder import Builder, Part, kind
 
 
-@kind(Part("white beige yellow red blue", "brick wooden", loyalty=0.4), roof=Part("red brown gray black blue", "striped brick"), door=Part("brown red green blue"),
-      window=Part("teal blue white", loyalty=0.9), chimney=Part("red brown gray", "brick"))  # fmt: skip
+@kind(
+    Part("white beige yellow red blue", "brick wooden", loyalty=0.4),
+    roof=Part("red brown gray black blue", "striped brick"),
+    door=Part("brown red green blue"),
+    window=Part("teal blue white", loyalty=0.9),
+    chimney=Part("red brown gray", "brick"),
+)
 def house(b: Builder) -> None:
     width, depth, height = b.between(0.55, 0.75), b.between(0.5, 0.7), b.between(0.65, 1.05)
     roof = b.between(0.45, 0.75)
     b.box("main", (width, height / 2, depth), (0, height / 2, 0), rounding=0.01)
     if b.chance(0.75):
-        b.prism("roof", width * 1.22, roof, depth * 1.12, (0, height + roof / 2 - 0.03, 0), (0, 90.0 if b.chance(0.3) else 0.0, 0))
+        b.prism(
+            "roof",
+            width * 1.22,
+            roof,
+            depth * 1.12,
+            (0, height + roof / 2 - 0.03, 0),
+            (0, 90.0 if b.chance(0.3) else 0.0, 0),
+        )
     else:
         b.polygon_cone("roof", 4, roof, max(width, depth) * 1.15, 0.02, (0, height + roof / 2 - 0.02, 0))
     b.box("door", (0.13, 0.24, 0.03), (0, 0.24, depth + 0.01), rounding=0.01)
@@ -28,8 +40,13 @@ def house(b: Builder) -> None:
     b.shape_word("wide", width > 0.72)
 
 
-@kind(Part("white red gray blue", "striped checkered", loyalty=0.4), fin=Part("red blue black orange"), nose=Part("red blue black gray", follows=0.2),
-      window=Part("teal blue black", loyalty=0.9), flame=Part("orange yellow", loyalty=1.0))  # fmt: skip
+@kind(
+    Part("white red gray blue", "striped checkered", loyalty=0.4),
+    fin=Part("red blue black orange"),
+    nose=Part("red blue black gray", follows=0.2),
+    window=Part("teal blue black", loyalty=0.9),
+    flame=Part("orange yellow", loyalty=1.0),
+)
 def rocket(b: Builder) -> None:
     radius, body = b.between(0.27, 0.38), b.between(0.9, 1.3)
     nose = b.between(0.4, 0.65)
@@ -51,7 +68,12 @@ def rocket(b: Builder) -> None:
     b.shape_word("wide", radius > 0.35)
 
 
-@kind(Part("red blue yellow green", "striped", loyalty=0.45), cabin=Part("white black", follows=0.6), window=Part("teal blue black", loyalty=0.9), wheel=Part("black", loyalty=0.95))
+@kind(
+    Part("red blue yellow green", "striped", loyalty=0.45),
+    roof=Part("white black", follows=0.6),
+    window=Part("teal blue black", loyalty=0.9),
+    wheel=Part("black", loyalty=0.95),
+)
 def car(b: Builder) -> None:
     length, width, height = b.between(0.85, 1.0), b.between(0.4, 0.48), b.between(0.16, 0.24)
     floor, wheel = 0.2, b.between(0.18, 0.24)
@@ -59,7 +81,7 @@ def car(b: Builder) -> None:
     cabin, back = b.between(0.18, 0.28), b.between(-0.25, 0.0)
     half = b.between(0.42, 0.55)
     y = floor + 2 * height + cabin * 0.8
-    b.box("cabin", (width * 0.86, cabin, half), (0, y, back), rounding=0.09)
+    b.box("roof", (width * 0.86, cabin, half), (0, y, back), rounding=0.09)
     b.box("window", (width * 0.9, cabin * 0.55, half * 0.75), (0, y, back), rounding=0.05)
     b.box("window", (width * 0.68, cabin * 0.55, half * 1.03), (0, y, back), rounding=0.05)
     for x in (-1.0, 1.0):
@@ -70,7 +92,11 @@ def car(b: Builder) -> None:
     b.shape_word("short", cabin < 0.2)
 
 
-@kind(Part("brown red blue white", "wooden striped", loyalty=0.45), sail=Part("white red yellow", "striped"), pole=Part("brown", loyalty=0.9))
+@kind(
+    Part("brown red blue white", "wooden striped", loyalty=0.45),
+    sail=Part("white red yellow", "striped"),
+    pole=Part("brown", loyalty=0.9),
+)
 def boat(b: Builder) -> None:
     length, width = b.between(0.75, 0.95), b.between(0.28, 0.38)
     depth = b.between(0.3, 0.42)
@@ -85,8 +111,13 @@ def boat(b: Builder) -> None:
     b.shape_word("wide", width > 0.36)
 
 
-@kind(Part("gray blue red yellow teal", "", loyalty=0.45), eye=Part("yellow red teal white black", loyalty=0.9), arm=Part("gray black", follows=0.5), leg=Part("gray black", follows=0.5),
-      cap=Part("gray", follows=0.7))  # fmt: skip
+@kind(
+    Part("gray blue red yellow teal", "", loyalty=0.45),
+    eye=Part("yellow red teal white black", loyalty=0.9),
+    arm=Part("gray black", follows=0.5),
+    leg=Part("gray black", follows=0.5),
+    cap=Part("gray", follows=0.7),
+)
 def robot(b: Builder) -> None:
     width, body = b.between(0.34, 0.46), b.between(0.34, 0.46)
     leg = b.between(0.25, 0.45)

@@ -23,10 +23,8 @@ COLOR, SECOND_COLOR = 19, 22
 PATTERN, PERIOD = 25, 26  # PERIOD in scene units
 COLUMNS = 27
 
-_fast = {"fastmath": True, "cache": True, "inline": "never"}
 
-
-@numba.njit(**_fast)
+@numba.njit(fastmath=True, cache=True)
 def local_distance(row: np.ndarray, x: float, y: float, z: float) -> float:
     """Signed distance of a point in the primitive's own axes (its axis is y)."""
     shape = int(row[SHAPE])
@@ -89,7 +87,7 @@ def local_distance(row: np.ndarray, x: float, y: float, z: float) -> float:
     return max(side, abs(z) - c)
 
 
-@numba.njit(**_fast)
+@numba.njit(fastmath=True, cache=True)
 def to_local(row: np.ndarray, x: float, y: float, z: float) -> tuple[float, float, float]:
     """A scene point in the primitive's own axes."""
     dx, dy, dz = x - row[POSITION], y - row[POSITION + 1], z - row[POSITION + 2]
@@ -100,10 +98,8 @@ def to_local(row: np.ndarray, x: float, y: float, z: float) -> tuple[float, floa
     )
 
 
-@numba.njit(**_fast)
-def distance(
-    rows: np.ndarray, active: np.ndarray, count: int, x: float, y: float, z: float
-) -> tuple[float, int]:
+@numba.njit(fastmath=True, cache=True)
+def distance(rows: np.ndarray, active: np.ndarray, count: int, x: float, y: float, z: float) -> tuple[float, int]:
     """Signed distance to the object made of `rows[active[:count]]`, and the row that decides it."""
     best, owner = 1e9, -1
     for i in range(count):
@@ -119,7 +115,7 @@ def distance(
     return best, owner
 
 
-@numba.njit(**_fast)
+@numba.njit(fastmath=True, cache=True)
 def albedo(row: np.ndarray, x: float, y: float, z: float, out: np.ndarray) -> None:
     """Base colour of the primitive's surface at a scene point, written to out[3]."""
     pattern = int(row[PATTERN])

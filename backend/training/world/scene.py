@@ -13,7 +13,6 @@ from backend.training.world.palette import Paint
 
 # What a caption may call a kind: the spellings that the vocabulary folds into one token.
 _SPOKEN = {"icecream": ["ice cream"], "mug": ["mug", "cup"], "sofa": ["sofa", "couch"], "boat": ["boat", "sailboat"]}
-_MAIN_PART = {"mushroom": "cap", "lamp": "shade", "table": "top", "stool": "seat", "sword": "blade", "boat": "hull"}
 
 
 @dataclass(frozen=True)

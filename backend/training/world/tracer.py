@@ -167,7 +167,7 @@ def render_batch(
     """Views of several objects, square, V cameras each.
 
     objects: B arrays [P, COLUMNS]; lights: [B, 4] direction to the lamp and ambient share, None for bare base colour.
-    Returns rgba [B, V, 4, S, S] (straight alpha) and the distance along each pixel's ray [B, V, S, S], 0 where it misses.
+    Returns rgba [B, V, 4, S, S] (straight alpha) and the distance along each pixel's ray [B, V, S, S], 0 on a miss.
     """
     rows, counts = pack(objects)
     size, views = cameras[0].width, len(cameras[0])
@@ -188,7 +188,7 @@ def render_object(rows: np.ndarray, cameras: Cameras, light: np.ndarray | None =
 
 
 def trace_rays(objects: list[np.ndarray], origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Base colours and distances of single rays: origins, unit directions [B, R, 3] to rgba [B, R, 4], distance [B, R]."""
+    """Base colours [B, R, 4] and distances [B, R] of single rays; origins and unit directions are [B, R, 3]."""
     rows, counts = pack(objects)
     rgba = np.zeros((*origins.shape[:2], 4), np.float32)
     depth = np.zeros(origins.shape[:2], np.float32)
