@@ -87,6 +87,7 @@ class Runner:
         self._started_at = 0.0
         self._cancelled_at = 0.0
         self._idle_since = 0.0
+        self._retired = False
         self.info: dict[str, Any] = {}  # what the backend said of itself: version, device, recipes, packs
 
     @property
@@ -168,6 +169,10 @@ class Runner:
             raise
         return job
 
+    def retire_backend(self) -> None:
+        """Lets the running job end on its backend; the next one starts another."""
+        self._retired = True
+
     def close(self) -> None:
         """Ends the backend and cancels everything."""
         self._queue, dropped = [], self._queue
@@ -186,8 +191,11 @@ class Runner:
         assert job is not None
         job.state, job.message = State.STARTING, "Starting the backend"
         self._started_at = self._now()
+        if self._retired:
+            self._drop_backend()
         if self._backend is not None:
             return
+        self._retired = False
         try:
             self._backend = self._start_backend()
         except Problem as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 import bpy
 
-from . import session
+from . import session, thumbnails
 from .drawing import characters, draw_failure, draw_lines, duration
 from .jobs import Job, State
 
@@ -17,6 +17,7 @@ STAGE_NAMES = {
     "texture": "Painting the texture",
     "export": "Saving",
 }
+VIEW_NAMES = [f"{index:03d}.png" for index in range(4)]
 
 
 class SPLATSMITH_PT_main(bpy.types.Panel):
@@ -87,6 +88,16 @@ def _draw_job(layout: Any, state: session.Session, job: Job, width: int) -> None
         row.operator("splatsmith.open_folder", text="", icon="FILE_FOLDER")
     if job.warnings:
         draw_lines(box, job.warnings, width, icon="INFO")
+    _draw_views(box, job)
+
+
+def _draw_views(box: Any, job: Job) -> None:
+    """The views that the object is made from, as soon as they are finished."""
+    if job.stage in ("", "views"):
+        return
+    row = box.row(align=True)
+    for icon in thumbnails.icons(job.folder / "views", VIEW_NAMES):
+        row.template_icon(icon_value=icon, scale=3.4)
 
 
 def _draw_progress(box: Any, job: Job) -> None:

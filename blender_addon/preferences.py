@@ -48,7 +48,7 @@ def _changed(_preferences: Any, _context: Any) -> None:
     from . import session
 
     if session.current is not None:
-        session.current.forget_status()
+        session.current.settings_changed()
 
 
 class SplatsmithPreferences(bpy.types.AddonPreferences):

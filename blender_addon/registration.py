@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import command_line, operators, panel, preferences, properties, session
+from . import command_line, operators, panel, preferences, properties, session, thumbnails
 
-PARTS = (session, properties, preferences, operators, panel, command_line)
+PARTS = (session, thumbnails, properties, preferences, operators, panel, command_line)
 
 
 def register() -> None:

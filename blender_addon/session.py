@@ -46,8 +46,10 @@ class Session:
             self._status = (now, current_status())
         return self._status[1]
 
-    def forget_status(self) -> None:
+    def settings_changed(self) -> None:
+        """Another Python or data folder was chosen: the next job gets a backend of its own."""
         self._status = None
+        self.runner.retire_backend()
 
     def generate(self, settings: dict[str, Any], placement: Placement, folder: Path | None = None) -> Job:
         """Queues a job; without a folder it gets one in the data folder.
@@ -63,6 +65,10 @@ class Session:
         return job
 
     def start_set_up(self) -> None:
+        """Raises Problem while a job runs: Windows cannot replace the files of a running Python."""
+        if self.runner.busy:
+            raise Problem(Failure("busy", "A job is running.", "Wait for it or cancel it, then press Set Up again."))
+        self.runner.close()
         self.set_up = SetUp(plan()).start()
         wake()
 
@@ -81,8 +87,8 @@ class Session:
         self.arriving += [job for job in self.runner.poll() if job.state is State.DONE]
         if self.runner.current is not None:
             self.last = self.runner.current
-        if self.set_up is not None:
-            self.set_up.poll()
+        if self.set_up is not None and self.set_up.poll():
+            self._status = None
         if self.arriving and may_change_scene():
             self._import(self.arriving.pop(0))
 

@@ -172,6 +172,17 @@ def test_an_idle_backend_is_let_go(tmp_path, launch):
     runner.close()
 
 
+def test_a_change_of_settings_takes_another_process_for_the_next_job(runner, tmp_path):
+    first = runner.submit(job(tmp_path, "one"))
+    drive(runner, lambda: first.overall > 0)
+    pid = runner.backend_pid
+    runner.retire_backend()
+    drive(runner, lambda: first.ended)
+    assert first.state is State.DONE
+    assert runner.run(job(tmp_path, "two")).state is State.DONE
+    assert runner.backend_pid != pid
+
+
 def test_an_interrupted_blocking_drive_ends_the_backend(runner, tmp_path):
     def interrupt(changed: Job) -> None:
         if changed.overall > 0:

@@ -42,6 +42,9 @@ class RecordingLayout:
         assert icon in ICONS, icon
         self.texts.append(f"[{data.bl_rna.properties[name].name if text is None else text}]")
 
+    def template_icon(self, *, icon_value: int, scale: float) -> None:
+        self.texts.append(f"(view {icon_value >= 0})")
+
     def progress(self, *, factor: float, type: str, text: str) -> None:
         assert 0.0 <= factor <= 1.0
         self.texts.append(text)
@@ -148,7 +151,8 @@ def test_the_panel_shows_unknown_words_and_the_time_it_took(state, place):
     said = draw()
     assert "Done in" in said
     assert '"flurb" is not in the' in said
-    assert "<Open Job Folder>" in said or "<>" in said
+    assert "<>" in said, "the button that opens the job's folder"
+    assert said.count("(view True)") == 1, "the views that it was made from"
 
 
 def test_a_killed_backend_is_told_and_the_next_click_works(state, place):
@@ -169,7 +173,7 @@ def test_without_a_backend_the_panel_points_at_the_preferences(addon, monkeypatc
     from blender_addon import session
 
     monkeypatch.setenv("SPLATSMITH_BACKEND_PYTHON", "")
-    session.get().forget_status()
+    session.get().settings_changed()
     said = draw()
     assert "not set up" in said
     assert "<Open Preferences>" in said
