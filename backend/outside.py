@@ -7,29 +7,47 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from backend.datatypes import Cameras, Views
+from backend.datatypes import CANONICAL_SIZE, Cameras, Views
 from backend.errors import BadInput
-from backend.formats.images import LoadedImage, read_image
-from backend.formats.transforms_json import Frame, assemble, read_frames
+from backend.formats.images import read_image
+from backend.formats.transforms_json import Frame, read_frames
 from backend.recipes import Recipe
-from backend.reconstruct.normalize import Similarity, best_spread, centering
-from backend.views.picture import Picture, cut_out
+from backend.reconstruct.normalize import Similarity, best_spread, centering, fitting_outlines
+from backend.views.picture import Picture, cut_out, object_bounds
+from backend.views.reaim import aimed_at_origin, reaim
+
+_PICTURE_SIDE = 1024  # no longer side is read: the models see far less
 
 
 @dataclass(frozen=True)
 class PosedPictures:
-    """views: chosen, cut out, brought to one square size; similarity: how their world was moved; names: files used."""
+    """views: chosen, cut out, aimed at the object; similarity: how their world was moved; names: the files used."""
 
     views: Views
     similarity: Similarity
     names: list[str]
 
 
+@dataclass(frozen=True)
+class _Shot:
+    """One picture without its background. rgba [4, H, W]; intrinsics [3, 3] in its pixels; box: the object's outline as
+    left, top, right, bottom, or None where it cannot be trusted."""
+
+    rgba: Tensor
+    camera_to_world: Tensor
+    intrinsics: Tensor
+    box: Tensor | None
+
+
 def load_posed_pictures(path: Path | str, recipe: Recipe, warnings: list[str]) -> PosedPictures:
     """The best spread of the posed pictures in a transforms.json, as many and as large as the recipe wants.
 
-    Raises BadInput for fewer pictures than that, for cameras that look at no one object, and for whatever
+    Their world is moved and scaled so that the object has the canonical place and size, and each picture is turned so
+    that its camera looks straight at the object and is filled by it as the recipe's own views are.
+
+    Raises BadInput for fewer pictures than wanted, for cameras that look at no one object, and for whatever
     `read_frames` and `read_image` refuse.
     """
     frames = read_frames(path, warnings)
@@ -37,37 +55,51 @@ def load_posed_pictures(path: Path | str, recipe: Recipe, warnings: list[str]) -
     everyone = Cameras(poses, torch.eye(3).repeat(len(frames), 1, 1), 1, 1)
     if len(frames) < recipe.view_count:
         best_spread(everyone, recipe.view_count)  # says that they are too few before anything is made of their axes
-    similarity = centering(everyone, recipe.radius)
-    chosen = best_spread(similarity.cameras(everyone), recipe.view_count)
+    chosen = best_spread(centering(everyone, recipe.radius).cameras(everyone), recipe.view_count)
     if len(frames) > recipe.view_count:
         warnings.append(f"Of {len(frames)} posed pictures the {recipe.view_count} best spread are used.")
     frames = [frames[index] for index in chosen]
-    pictures = [_cut_out(frame, recipe.view_size, warnings) for frame in frames]
-    if all(float(picture.rgba[3].max()) < 0.02 for picture in pictures):
+    shots = [_take(frame, warnings) for frame in frames]
+    if all(float(shot.rgba[3].max()) < 0.02 for shot in shots):
         raise BadInput("The posed pictures are transparent everywhere.", "Use pictures in which an object can be seen.")
-    views = assemble(frames, pictures, recipe.view_size)
-    views = Views(views.rgba, similarity.cameras(views.cameras))
-    _warn_about_lens(views, recipe.fov_degrees, warnings)
-    return PosedPictures(views, similarity, [frame.picture.name for frame in frames])
+    half_width = recipe.radius * math.tan(math.radians(recipe.fov_degrees) / 2)
+    similarity = _similarity(shots, everyone[chosen], half_width)
+    target = aimed_at_origin(similarity.cameras(everyone[chosen]).camera_to_world, half_width, recipe.view_size)
+    pictures = [reaim(shot.rgba, shot.camera_to_world, shot.intrinsics, target[[i]]) for i, shot in enumerate(shots)]
+    return PosedPictures(Views(torch.stack(pictures), target), similarity, [frame.picture.name for frame in frames])
 
 
-def _cut_out(frame: Frame, size: int, warnings: list[str]) -> LoadedImage:
-    image = read_image(frame.picture, max_side=max(512, 2 * size))
+def _take(frame: Frame, warnings: list[str]) -> _Shot:
+    image = read_image(frame.picture, max_side=_PICTURE_SIDE)
     warnings.extend(image.warnings)
+    rgba = image.rgba
     if frame.mask is not None:
-        mask = read_image(frame.mask, max_side=max(512, 2 * size)).rgba[:3].mean(0, keepdim=True)
-        mask = torch.nn.functional.interpolate(mask[None], tuple(image.rgba.shape[1:]), mode="bilinear")[0]
-        return LoadedImage(torch.cat([image.rgba[:3], mask]), True, image.file_size)
-    if image.had_alpha:
-        return image
-    rgba = cut_out(Picture(image.rgba, False), warnings, name=frame.picture.name)
-    return LoadedImage(rgba, True, image.file_size)
+        mask = read_image(frame.mask, max_side=_PICTURE_SIDE).rgba[:3].mean(0, keepdim=True)
+        mask = torch.nn.functional.interpolate(mask[None], tuple(rgba.shape[1:]), mode="bilinear")[0]
+        rgba = torch.cat([rgba[:3], mask])
+    elif not image.had_alpha:
+        rgba = cut_out(Picture(rgba, False), warnings, name=frame.picture.name)
+    height, width = rgba.shape[1:]
+    intrinsics = frame.intrinsics(width, height, image.file_size)
+    return _Shot(rgba, frame.camera_to_world.float(), intrinsics, _outline(rgba[3]))
 
 
-def _warn_about_lens(views: Views, fov_degrees: float, warnings: list[str]) -> None:
-    focal = float(views.cameras.intrinsics[:, 1, 1].median())
-    fov = math.degrees(2 * math.atan(0.5 * views.cameras.height / focal))
-    if not 0.75 * fov_degrees <= fov <= 1.33 * fov_degrees:
-        warnings.append(
-            f"The pictures span {fov:.0f} degrees; the model was trained on {fov_degrees:.0f}: expect a rougher result."
-        )
+def _outline(alpha: Tensor) -> Tensor | None:
+    """[4] left, top, right, bottom of what is there; None where it is cut off by the picture's edge or not there."""
+    if float(alpha.max()) < 0.5:
+        return None
+    top, bottom, left, right = object_bounds(alpha)
+    if top == 0 or left == 0 or bottom == alpha.shape[0] or right == alpha.shape[1]:
+        return None
+    return torch.tensor([left, top, right, bottom], dtype=torch.float32)
+
+
+def _similarity(shots: list[_Shot], cameras: Cameras, half_width: float) -> Similarity:
+    """Where the object is and how large: by its outlines where all are whole, else by the cameras alone."""
+    boxes = [shot.box for shot in shots if shot.box is not None]
+    if len(boxes) == len(shots):
+        lenses = torch.stack([shot.intrinsics for shot in shots])
+        return fitting_outlines(cameras.camera_to_world, lenses, torch.stack(boxes), CANONICAL_SIZE)
+    # Pictures are framed by what they show: the median picture's shorter side spans what the recipe's views span.
+    spans = [0.5 * min(shot.rgba.shape[1:]) / float(shot.intrinsics[1, 1]) for shot in shots]
+    return centering(cameras, half_width / sorted(spans)[len(spans) // 2])

@@ -203,11 +203,6 @@ def read_views(path: Path | str, size: int | None = None, warnings: list[str] | 
     pictures = [read_image(frame.picture, max_side=2 * size if size else 2048) for frame in frames]
     for picture in pictures:
         notes.extend(picture.warnings)
-    return assemble(frames, pictures, size)
-
-
-def assemble(frames: list[Frame], pictures: list[LoadedImage], size: int | None = None) -> Views:
-    """Frames and their pictures as Views of one size; see read_views."""
     heights = [picture.rgba.shape[1] for picture in pictures]
     widths = [picture.rgba.shape[2] for picture in pictures]
     width, height = (size, size) if size else (max(widths), max(heights))

@@ -1,11 +1,13 @@
 """Posed pictures from outside: their world moved and scaled to where a reconstructor expects the object, and back.
 
-The object is taken to be where the cameras' axes meet; the median camera then stands at the wanted distance. Nothing is
-turned: which side is up and which is the front stays as the file has it.
+The object is first taken to be where the cameras' axes meet, with the median camera at the wanted distance; where its
+outline is known in every picture, the middles and sizes of the outlines say better where it is and how large. Nothing
+is turned: which side is up and which is the front stays as the file has it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,12 +69,16 @@ def axes_meet(cameras: Cameras) -> Tensor:
     Raises BadInput where the axes are parallel or meet behind the cameras: then these look at no one object.
     """
     pose = cameras.camera_to_world.double()
-    positions, forward = pose[:, :3, 3], -torch.nn.functional.normalize(pose[:, :3, 2], dim=-1)
-    # The distance of a point from an axis is |(1 - f f^T)(point - position)|.
+    return _lines_meet(pose[:, :3, 3], -torch.nn.functional.normalize(pose[:, :3, 2], dim=-1))
+
+
+def _lines_meet(positions: Tensor, forward: Tensor) -> Tensor:
+    """[3]: the point nearest to all lines from positions [V, 3] along unit forward [V, 3]; raises as axes_meet does."""
+    # The distance of a point from a line is |(1 - f f^T)(point - position)|.
     project = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None, :]
     system, target = project.sum(0), (project @ positions[:, :, None]).sum(0)[:, 0]
     fix = "Use pictures taken around one object, all pointing at it."
-    if float(torch.linalg.eigvalsh(system)[0]) < 1e-3 * len(cameras):
+    if float(torch.linalg.eigvalsh(system)[0]) < 1e-3 * len(positions):
         raise BadInput("The cameras all look the same way, so that where the object is cannot be told.", fix)
     point = torch.linalg.solve(system, target)
     depth = ((point - positions) * forward).sum(-1)
@@ -89,6 +95,71 @@ def centering(cameras: Cameras, radius: float) -> Similarity:
     if not median > 1e-9 * max(1.0, float(center.norm())):
         raise BadInput("The cameras stand in one place.", "Use pictures taken around one object.")
     return Similarity(center.float(), radius / median)
+
+
+def fitting_outlines(camera_to_world: Tensor, intrinsics: Tensor, boxes: Tensor, size: float) -> Similarity:
+    """The similarity that centres an object and makes its longest side `size`, by its outlines in the pictures.
+
+    A rounded box along the axes is fitted, as what stands nearer to a camera looks larger; that is right to a tenth.
+    camera_to_world [V, 4, 4], intrinsics [V, 3, 3] in pixels; boxes [V, 4]: left, top, right, bottom of the outlines in
+    the same pixels. Raises BadInput as axes_meet does.
+    """
+    pose, lens, boxes = camera_to_world.double(), intrinsics.double(), boxes.double()
+    focal = torch.stack([lens[:, 0, 0], lens[:, 1, 1]], dim=-1)
+    least, most = ((corner - lens[:, :2, 2]) / focal for corner in (boxes[:, :2], boxes[:, 2:]))
+    middle = 0.5 * (least + most)
+    local = torch.stack([middle[:, 0], -middle[:, 1], -torch.ones(len(pose), dtype=torch.float64)], dim=-1)
+    forward = torch.nn.functional.normalize((pose[:, :3, :3] @ local[:, :, None])[:, :, 0], dim=-1)
+    center = _lines_meet(pose[:, :3, 3], forward)
+    depth = ((pose[:, :3, 3] - center) * pose[:, :3, 2]).sum(-1).clamp_min(1e-12)
+    extent = float(((most - least) * depth[:, None]).max())
+    if not extent > 1e-12:
+        raise BadInput("The object in the posed pictures has no size.", "Use pictures in which an object can be seen.")
+
+    wanted = torch.cat([least, most], dim=-1) * depth[:, None] / extent
+    fit, error = _fit_solid(_rounded_box(), pose, center, extent, depth, wanted)
+    if not error < 0.2 or float(fit[:3].norm()) > 1.0 or float(fit[3:].max()) > math.log(2.0):
+        return Similarity(center.float(), size / extent)  # none fits: outlines of different things
+    return Similarity((center + extent * fit[:3]).float(), size / (2 * extent * float(fit[3:].max().exp())))
+
+
+def _fit_solid(
+    solid: Tensor, pose: Tensor, center: Tensor, extent: float, depth: Tensor, wanted: Tensor
+) -> tuple[Tensor, float]:
+    """[6]: offset and log half sides, in units of `extent`, of the solid [N, 3] that has the wanted outlines best
+    (left, top, right, bottom [V, 4] in the same units); and the error that is left."""
+    fit = torch.cat([torch.zeros(3, dtype=torch.float64), torch.full((3,), math.log(0.4), dtype=torch.float64)])
+    fit.requires_grad_()
+
+    def error() -> Tensor:
+        points = center + extent * (fit[:3] + solid * fit[3:].exp())
+        seen = torch.einsum("vji,vnj->vni", pose[:, :3, :3], points - pose[:, None, :3, 3])
+        ahead = (-seen[..., 2:]).clamp_min(1e-3 * extent)
+        slopes = torch.cat([seen[..., :1] / ahead, -seen[..., 1:2] / ahead], dim=-1)
+        found = torch.cat([slopes.amin(1), slopes.amax(1)], dim=-1) * depth[:, None] / extent
+        # The weak second term decides what no picture shows.
+        return (found - wanted).square().sum() + 1e-4 * (fit[3:] - math.log(0.4)).square().sum()
+
+    solver = torch.optim.LBFGS([fit], max_iter=40, line_search_fn="strong_wolfe")
+
+    def evaluate() -> float:
+        solver.zero_grad()
+        value = error()
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
+
+    with torch.enable_grad():
+        solver.step(evaluate)
+        left = float(error().detach())
+    return fit.detach(), left if math.isfinite(left) else math.inf
+
+
+def _rounded_box() -> Tensor:
+    """[N, 3] points on x^4 + y^4 + z^4 = 1, between a ball and a box, as most things are."""
+    ticks = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    grid = torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), dim=-1).reshape(-1, 3)
+    surface = grid[grid.abs().amax(-1) == 1.0]
+    return surface / surface.pow(4).sum(-1, keepdim=True) ** 0.25
 
 
 def best_spread(cameras: Cameras, count: int) -> list[int]:

@@ -38,7 +38,10 @@ def prepare_picture(picture: Picture, size: int, object_fraction: float) -> tupl
     """
     warnings = list(picture.warnings)
     rgba = picture.rgba if picture.had_alpha else cut_out(picture, warnings)
-    top, bottom, left, right = _bounds(rgba[3], picture.had_alpha)
+    if float(rgba[3].max()) < 0.02:
+        what = "is transparent everywhere" if picture.had_alpha else "shows no object"
+        raise BadInput(f"The picture {what}.", "Use a picture in which an object can be seen.")
+    top, bottom, left, right = object_bounds(rgba[3])
     _warn_about_frame(rgba, (top, bottom, left, right), size, warnings)
     cropped = rgba[:, top:bottom, left:right]
     scale = object_fraction * size / max(bottom - top, right - left)
@@ -92,13 +95,10 @@ def _to_rgba(matte: Matte) -> Tensor:
     return torch.cat([torch.from_numpy(matte.rgb).float().permute(2, 0, 1), alpha[None]]).clamp(0, 1)
 
 
-def _bounds(alpha: Tensor, had_alpha: bool) -> tuple[int, int, int, int]:
-    """First and last-but-one row and column of the object: top, bottom, left, right."""
+def object_bounds(alpha: Tensor) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of what alpha [H, W] shows; row `bottom` and column `right` are the first beyond it."""
     # Glass and smoke never reach a half: what shows most then counts.
     solid = alpha > min(_SOLID, 0.5 * float(alpha.max()))
-    if float(alpha.max()) < 0.02:
-        what = "is transparent everywhere" if had_alpha else "shows no object"
-        raise BadInput(f"The picture {what}.", "Use a picture in which an object can be seen.")
     rows = torch.nonzero(solid.any(dim=1)).flatten()
     columns = torch.nonzero(solid.any(dim=0)).flatten()
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
