@@ -1,6 +1,6 @@
 """Numba kernels that blend the Gaussians of a tile front to back, and the backward pass of that.
 
-3D Gaussian Splatting (arXiv 2308.04079) section 6, equation 3. A tile is made of blocks of 8 x 2 pixels. Each Gaussian
+3D Gaussian Splatting (arXiv 2308.04079) section 6, equation 3. A tile is made of blocks of 4 x 4 pixels. Each Gaussian
 goes over the blocks that it touches, a block's 16 pixels at a time without a branch, so that the compiler makes vector
 code of it. For that, too, the pixels' state is one array [planes, block rows, block columns, lanes] with the first
 four channels at fixed planes: the compiler then knows by itself that they do not overlap. Fewer channels are padded
@@ -30,7 +30,7 @@ _STOP = np.float32(1e-4)
 _ONE = np.float32(1.0)
 _HALF = np.float32(0.5)
 _ZERO = np.float32(0.0)
-_WIDE, _HIGH = 8, 2  # pixels of a block
+_WIDE, _HIGH = 4, 4  # pixels of a block
 _COLUMNS, _ROWS, _LANES = TILE // _WIDE, TILE // _HIGH, _WIDE * _HIGH
 _QUICK = 4  # channels at fixed planes
 _BATCH = 16  # Gaussians fetched together, after a look whether every pixel of the tile has stopped
