@@ -14,9 +14,13 @@ from torch import nn
 
 from backend.errors import BadInput
 from backend.training import dmv3d, lgm
+from backend.training.evaluate import add_evaluate_arguments, run_evaluate
 from backend.training.loop import Budget, LoopOptions, LossFunction, Watch, load_state, train
 from backend.vocabulary import TOKENS
 from backend.weights import STARTER_PACK, save_checkpoint
+
+
+__all__ = ["add_evaluate_arguments", "add_train_arguments", "run_evaluate", "run_train"]
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backend.datatypes import Step
 from backend.nets.diffusion import alpha_sigma, log_snr
 from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
 from backend.render.triplane import render_rays, sample_planes
@@ -20,6 +22,8 @@ from backend.training.prompts import JUDGED, SAMPLED
 from backend.views.dmv3d import Dmv3dGenerator, camera_inputs
 from backend.views.signed import to_signed
 from backend.vocabulary import Vocabulary
+
+Result = TypeVar("Result")
 
 NO_TEXT_SHARE = 0.1
 NO_TEXT_SHARE_PICTURED = 0.5  # a user who gives a picture mostly gives no words
@@ -138,14 +142,15 @@ def watch(seed: int, size: int, device: str) -> Watch:
         rows = []
         for prompt in JUDGED + SAMPLED:
             walk = generator.generate(prompt, seed=1, steps=20, guidance=1.0, size=size)
-            rows.append((prompt, _finish(walk).over(1.0)))
+            rows.append((prompt, finish(walk).over(1.0)))
         save_sheet(folder / f"samples_{step:06d}.png", rows, columns=2)
         return validate(network, seed, size, device)
 
     return look
 
 
-def _finish(walk: Any) -> Any:
+def finish(walk: Generator[Step, None, Result]) -> Result:
+    """Walks a stage to its end and returns its result."""
     while True:
         try:
             next(walk)
