@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,10 +12,11 @@ from typing import Any
 from backend import __version__
 from backend.errors import BadInput, Offline, SplatsmithError
 
-_TRAINING = {
-    "train": "train the starter models on the project's own world",
-    "evaluate": "measure trained models",
-    "bench": "measure how fast the parts are on this machine",
+# Commands whose module brings its own arguments: add_NAME_arguments(parser) and run_NAME(options).
+_DEVELOPING = {
+    "train": ("backend.training.commands", "train the starter models on the project's own world"),
+    "evaluate": ("backend.training.commands", "measure trained models"),
+    "bench": ("backend.bench", "measure how fast the parts are on this machine"),
 }
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -23,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 after an error, 2 for wrong usage, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if given and given[0] in _TRAINING:
-            return _training(given)
+        if given and given[0] in _DEVELOPING:
+            return _develop(given[0], given[1:])
         options = _parser().parse_args(given)
         return int(options.run(options))
     except SplatsmithError as error:
@@ -79,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = _command(commands, "serve", "the JSON-RPC server on stdin and stdout that the add-on starts", _serve)
     _add_device(serve)
-    for name, text in _TRAINING.items():
+    for name, (_, text) in _DEVELOPING.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
 
@@ -200,19 +202,17 @@ def _serve(options: argparse.Namespace) -> int:
     return serve(options.device)
 
 
-def _training(given: list[str]) -> int:
-    """train, evaluate and bench belong to backend.training, which not every installation has."""
-    name = given[0]
-    parser = argparse.ArgumentParser(prog=f"python -m backend {name}", description=_TRAINING[name].capitalize() + ".")
+def _develop(name: str, arguments: list[str]) -> int:
+    """Commands for those who work on Splatsmith; an installed add-on comes without some of them."""
+    module, text = _DEVELOPING[name]
+    parser = argparse.ArgumentParser(prog=f"python -m backend {name}", description=text[0].upper() + text[1:] + ".")
     try:
-        from backend.training import commands
-
-        add_arguments = getattr(commands, f"add_{name}_arguments")
-        run = getattr(commands, f"run_{name}")
+        commands = importlib.import_module(module)
+        add_arguments, run = getattr(commands, f"add_{name}_arguments"), getattr(commands, f"run_{name}")
     except (ImportError, AttributeError) as error:
         raise BadInput(f"This installation cannot run '{name}' ({error}).", "Use a checkout of Splatsmith.") from error
     add_arguments(parser)
-    return int(run(parser.parse_args(given[1:])) or 0)
+    return int(run(parser.parse_args(arguments)) or 0)
 
 
 if __name__ == "__main__":
