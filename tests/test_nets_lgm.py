@@ -23,7 +23,7 @@ def test_the_published_sizes(config: LgmConfig, parameters: int, tensors: int) -
 
 def test_the_output_is_smaller_than_the_input_by_its_stride() -> None:
     network = Lgm(STARTER)
-    raw = network(torch.randn(1, 4, 10, 64, 64))
+    raw = network(torch.randn(1, 4, 11, 64, 64))
     assert STARTER.stride == 2
     assert raw.shape == (1, 4, 14, 32, 32)
 
@@ -31,7 +31,7 @@ def test_the_output_is_smaller_than_the_input_by_its_stride() -> None:
 def test_views_see_each_other() -> None:
     torch.manual_seed(0)
     network = Lgm(STARTER).eval()
-    images = torch.randn(1, 4, 10, 32, 32)
+    images = torch.randn(1, 4, 11, 32, 32)
     changed = images.clone()
     changed[0, 3] += 1.0
     with torch.no_grad():
@@ -60,10 +60,10 @@ def test_ray_gaussians_lie_on_their_pixels_rays() -> None:
     cameras = orbit([0.0, 90.0, 180.0, 270.0], 20.0, 3.0, 50.0, 8)
     origins, directions = rays(cameras)
     raw = torch.zeros(1, 4, 14, 8, 8)
-    raw[:, :, 0] = 0.25
+    raw[:, :, 0] = 0.5
     rgb = torch.rand(1, 4, 3, 8, 8) * 0.9 + 0.05
-    rows = ray_gaussians(raw, origins[None], directions[None], torch.full((1, 4), 3.0), rgb)[0]
-    expected = (origins + 3.25 * directions).reshape(-1, 3)
+    rows = ray_gaussians(raw, origins[None], directions[None], torch.full((1, 4, 8, 8), 3.0), rgb)[0]
+    expected = (origins + 3.15 * directions).reshape(-1, 3)
     assert torch.allclose(rows[:, :3], expected, atol=1e-5)
     assert torch.allclose(rows[:, 11:], rgb[0].permute(0, 2, 3, 1).reshape(-1, 3), atol=1e-5)
     assert torch.allclose(rows[:, 7:11].norm(dim=-1), torch.ones(256))

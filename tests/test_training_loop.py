@@ -23,7 +23,7 @@ from backend.vocabulary import TOKENS, Vocabulary
 from backend.weights import load_checkpoint, load_into, save_checkpoint, sha256_of
 
 SMALL_LGM = LgmConfig(
-    inputs=10, down=(8, 16), down_attention=(False, True), up=(16,), up_attention=(True,), layers=1, heads=2, groups=4,
+    inputs=11, down=(8, 16), down_attention=(False, True), up=(16,), up_attention=(True,), layers=1, heads=2, groups=4,
     along_rays=True,
 )  # fmt: skip
 

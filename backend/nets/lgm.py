@@ -14,10 +14,10 @@ from backend.nets.unet import UNet
 
 @dataclass(frozen=True)
 class LgmConfig:
-    """Sizes of the network. inputs: colour channels plus six of Plücker rays.
+    """Sizes of the network. inputs: colour channels plus six of Plücker rays (and the hull's distance).
 
-    along_rays: the small model places a Gaussian by a distance along its pixel's ray and a shift across it, and
-    corrects the pixel's own colour; the published ones predict positions and colours outright.
+    along_rays: the small model places a Gaussian by its distance from the visual hull along its pixel's ray and a shift
+    across it, and corrects the pixel's own colour; the published ones predict positions and colours outright.
     """
 
     inputs: int = 9
@@ -51,7 +51,7 @@ TINY = LgmConfig(
 SMALL = LgmConfig(up=(1024, 1024, 512, 256), up_attention=(True, True, True, False))
 BIG = LgmConfig()
 STARTER = LgmConfig(
-    inputs=10, down=(16, 32, 64, 128), down_attention=(False, False, False, True), up=(128, 64, 32),
+    inputs=11, down=(16, 32, 64, 128), down_attention=(False, False, False, True), up=(128, 64, 32),
     up_attention=(True, False, False), layers=1, heads=4, groups=8, along_rays=True,
 )  # fmt: skip
 
@@ -90,17 +90,17 @@ def absolute_gaussians(raw: Tensor) -> Tensor:
     )
 
 
-def ray_gaussians(raw: Tensor, origins: Tensor, directions: Tensor, middle: Tensor, rgb: Tensor) -> Tensor:
-    """The small model's activations: positions relative to the middle of the object along each pixel's ray.
+def ray_gaussians(raw: Tensor, origins: Tensor, directions: Tensor, start: Tensor, rgb: Tensor) -> Tensor:
+    """The small model's activations: positions relative to a start along each pixel's ray.
 
-    raw [B, V, 14, h, w]; origins, directions [B, V, h, w, 3]; middle [B, V] distance of the origin from each camera;
+    raw [B, V, 14, h, w]; origins, directions [B, V, h, w, 3]; start [B, V, h, w], where the ray enters the visual hull;
     rgb [B, V, 3, h, w], the pictures at the Gaussians' resolution. Returns [B, V * h * w, 14].
     """
     x = raw.permute(0, 1, 3, 4, 2)
     along, across, opacity, scale, rotation, color = x.split([1, 2, 1, 3, 4, 3], -1)
     right = F.normalize(torch.linalg.cross(directions, _not_parallel(directions), dim=-1), dim=-1)
     down = torch.linalg.cross(directions, right, dim=-1)
-    distance = middle[..., None, None, None] + along
+    distance = start[..., None] + 0.3 * along
     shift = 0.1 * (across[..., :1] * right + across[..., 1:] * down)
     position = origins + distance * directions + shift
     seen = rgb.permute(0, 1, 3, 4, 2).clamp(0.02, 0.98)

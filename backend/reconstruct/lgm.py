@@ -13,6 +13,7 @@ from backend.cameras import plucker, rays
 from backend.datatypes import Cameras, Gaussians, Step, Views
 from backend.errors import BadInput
 from backend.nets.lgm import Lgm, LgmConfig, ray_gaussians
+from backend.render.visual_hull import hull_distances
 from backend.views.signed import to_signed
 from backend.weights import STARTER_PACK, load_checkpoint, load_into
 
@@ -31,22 +32,25 @@ def resize_rgba(rgba: Tensor, size: int) -> Tensor:
     return torch.cat([smaller[:, :3] / smaller[:, 3:].clamp_min(1e-4), smaller[:, 3:]], 1).clamp(0, 1)
 
 
-def network_input(rgba: Tensor, cameras: Cameras) -> Tensor:
-    """[V, 10, H, W]: signed RGBA and Plücker rays of V views."""
-    return torch.cat([to_signed(rgba), plucker(cameras)], 1)
+def network_input(rgba: Tensor, cameras: Cameras, hull: Tensor) -> Tensor:
+    """[V, 11, H, W]: signed RGBA, Plücker rays, and where the rays enter the visual hull ([V, h, w], from the point
+    nearest to the origin), of V views."""
+    size = (rgba.shape[-2], rgba.shape[-1])
+    return torch.cat([to_signed(rgba), plucker(cameras), F.interpolate(hull[:, None], size=size, mode="nearest")], 1)
 
 
 def gaussian_rows(network: Lgm, rgba: Tensor, cameras: list[Cameras]) -> Tensor:
     """[B, N, 14] (position, opacity, scale, rotation, colour) of views rgba [B, V, 4, S, S], one Cameras a scene."""
-    images = torch.stack([network_input(pictures, views) for pictures, views in zip(rgba, cameras, strict=True)])
-    raw = network(images)
     side = rgba.shape[-1] // network.config.stride
+    start = torch.stack([hull_distances(p[:, 3], views, side) for p, views in zip(rgba, cameras, strict=True)])
     small = torch.stack([resize_rgba(pictures, side) for pictures in rgba])
     origins, directions = (
         torch.stack(parts) for parts in zip(*(rays(c.resized(side, side)) for c in cameras), strict=True)
     )
-    middle = torch.stack([c.camera_to_world[:, :3, 3].norm(dim=-1) for c in cameras])
-    return ray_gaussians(raw.float(), origins, directions, middle, small[:, :, :3])
+    nearest = -(origins * directions).sum(-1)
+    images = [network_input(*scene) for scene in zip(rgba, cameras, start - nearest, strict=True)]
+    raw = network(torch.stack(images))
+    return ray_gaussians(raw.float(), origins, directions, start, small[:, :, :3])
 
 
 def as_gaussians(rows: Tensor) -> Gaussians:
