@@ -37,6 +37,7 @@ BPY_PINS = {  # the bpy wheels are each made for one Python
 }
 OLDEST_BLENDER = (4, 2)
 LEFT_OUT = ("batch.py", "backend/training/")  # of the zip: what only a checkout can use
+NO_TESTS_LEFT = 5  # pytest's exit code when -k or a path leaves none in one of the environments
 DEFAULT_PROMPT = "a red mushroom with a white stem"
 
 
@@ -368,6 +369,7 @@ def run_test(options: argparse.Namespace) -> int:
         print(f"\n== {name}", flush=True)
         started = time.monotonic()
         code = subprocess.run(command, cwd=ROOT, env=environment).returncode
+        code = 0 if code == NO_TESTS_LEFT and more else code
         results[name] = (code, time.monotonic() - started)
     print()
     for name, (code, seconds) in results.items():

@@ -75,7 +75,11 @@ def write_job(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     write_png(folder / "views" / "000.png", pixels)
     for name in ("gaussians.ply", "mesh.glb", "transforms.json"):
         (folder / name).write_bytes(b"stand-in")
-    report = {"prompt": request.get("prompt"), "seed": request.get("seed"), "weights": [{"name": "dmv3d", "sha256": "0123"}]}
+    report = {
+        "prompt": request.get("prompt"),
+        "seed": request.get("seed"),
+        "weights": [{"name": "dmv3d", "sha256": "0123"}],
+    }
     (folder / "report.json").write_text(json.dumps(report))
     return {
         "views": [str(folder / "views" / "000.png")],
