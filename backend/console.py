@@ -46,6 +46,7 @@ def show(
         message = f"Something unforeseen went wrong ({type(error).__name__}: {str(error)[:200]})."
         teller.fail("internal", message, "The lines above have the details: report them.")
         return 1
+    teller.close()
     return 0
 
 
@@ -67,6 +68,7 @@ class _Json:
         sys.stdout.flush()
         self._out: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
+        self._stdout, sys.stdout = sys.stdout, sys.stderr
 
     def _line(self, kind: str, fields: dict[str, Any]) -> None:
         print(json.dumps({"event": kind, **fields}), file=self._out, flush=True)
@@ -80,6 +82,9 @@ class _Json:
 
     def close(self) -> None:
         self._out.flush()
+        if sys.stdout is not self._stdout:
+            sys.stdout = self._stdout
+            os.dup2(self._out.fileno(), 1)
 
 
 class _Bar:

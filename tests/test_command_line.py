@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,49 +94,72 @@ def test_bad_input_is_one_sentence_and_exits_with_1(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_job_from_the_command_line(tmp_path: Path) -> None:
-    out = tmp_path / "job"
-    result = run(
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process with tiny models; gives its exit code and what it printed."""
+    import stand_ins
+
+    import backend.pipeline
+    from backend import recipes
+
+    monkeypatch.setitem(recipes.RECIPES, "starter", stand_ins.TINY)
+    monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
+    monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = backend.__main__.main(arguments)
+        said = capfd.readouterr()
+        return code, said.out, said.err
+
+    return command
+
+
+def test_a_job_in_json(tmp_path: Path, tiny: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = tiny(
         *("generate", "--prompt", "noisy red mushroom", "--seed", "7", "--texture-size", "64", "--faces", "100"),
-        *("--out", str(out), "--json"),
-        command=TINY,
+        *("--out", str(tmp_path), "--json"),
     )
-    assert result.returncode == 0, result.stderr
-    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert code == 0
+    events = [json.loads(line) for line in out.splitlines()]
     assert {event["event"] for event in events} == {"progress", "preview", "warning", "done"}
     assert events[-1]["event"] == "done"
     assert Path(events[-1]["files"]["mesh_glb"]).is_file()
-    assert "a native library writes this" in result.stderr
-    assert json.loads((out / "request.json").read_text())["seed"] == 7
-    # The same folder again: another mesh, then its views through `reconstruct`, then its Gaussians through `mesh`.
-    again = run("generate", "--from-stage", "mesh", "--texture-size", "128", "--out", str(out), command=TINY)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[0] == str(out / "mesh.glb")
-    assert "Baking the texture" in again.stderr
-    assert json.loads((out / "request.json").read_text())["texture_size"] == 128
-    again = run("reconstruct", "--cameras", str(out / "transforms.json"), "--out", str(out), command=TINY)
-    assert again.returncode == 0, again.stderr
-    request = json.loads((out / "request.json").read_text())
-    assert (request["prompt"], request["seed"]) == ("noisy red mushroom", 7)
+    assert "a native library writes this" in err
+    assert json.loads((tmp_path / "request.json").read_text())["seed"] == 7
+    print("standard output is back")
+    assert tiny("weights", "list")[1].count("\n") == 2
 
 
-def test_views_only(tmp_path: Path) -> None:
-    result = run("views", "--prompt", "a mug", "--out", str(tmp_path / "job"), "--steps", "2", command=TINY)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "job" / "views" / "003.png").is_file()
-    assert not (tmp_path / "job" / "gaussians.ply").exists()
+def test_going_on_in_a_folder(tmp_path: Path, tiny: Callable[..., tuple[int, str, str]]) -> None:
+    """Another mesh; then the folder's own views through `reconstruct`, its own Gaussians through `mesh`."""
+    assert tiny("generate", "--prompt", "a mug", "--seed", "7", "--out", str(tmp_path))[0] == 0
+    code, out, err = tiny("generate", "--from-stage", "mesh", "--texture-size", "128", "--out", str(tmp_path))
+    assert code == 0
+    assert out.splitlines()[0] == str(tmp_path / "mesh.glb")
+    assert "Baking the texture" in err
+    assert json.loads((tmp_path / "request.json").read_text())["texture_size"] == 128
+    assert tiny("reconstruct", "--cameras", str(tmp_path / "transforms.json"), "--out", str(tmp_path))[0] == 0
+    assert tiny("mesh", str(tmp_path / "gaussians.ply"), "--faces", "900", "--out", str(tmp_path))[0] == 0
+    request = json.loads((tmp_path / "request.json").read_text())
+    assert (request["prompt"], request["seed"], request["faces"]) == ("a mug", 7, 900)
 
 
-def test_failures_in_json(tmp_path: Path) -> None:
-    result = run("generate", "--prompt", "failing mug", "--out", str(tmp_path / "job"), "--json", command=TINY)
-    assert result.returncode == 1
-    last = json.loads(result.stdout.splitlines()[-1])
-    assert (last["event"], last["code"]) == ("error", "internal")
-    assert "Traceback" in result.stderr
-    result = run("generate", "--prompt", " ", "--out", str(tmp_path / "job"), "--json", command=TINY)
-    assert result.returncode == 1
-    last = json.loads(result.stdout.splitlines()[-1])
-    assert (last["event"], last["code"]) == ("error", "bad_input")
+def test_views_only(tmp_path: Path, tiny: Callable[..., tuple[int, str, str]]) -> None:
+    assert tiny("views", "--prompt", "a mug", "--out", str(tmp_path), "--steps", "2")[0] == 0
+    assert (tmp_path / "views" / "003.png").is_file()
+    assert not (tmp_path / "gaussians.ply").exists()
+
+
+def test_failures_in_json(tmp_path: Path, tiny: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = tiny("generate", "--prompt", "failing mug", "--out", str(tmp_path / "job"), "--json")
+    last = json.loads(out.splitlines()[-1])
+    assert (code, last["event"], last["code"]) == (1, "error", "internal")
+    assert "Traceback" in err
+    code, out, err = tiny("generate", "--prompt", " ", "--out", str(tmp_path / "job"), "--json")
+    last = json.loads(out.splitlines()[-1])
+    assert (code, last["event"], last["code"]) == (1, "error", "bad_input")
+    assert "Traceback" not in err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a console's Ctrl-C cannot be sent to one process on Windows")

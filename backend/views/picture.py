@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from backend.errors import BadInput
 from backend.formats.images import read_image, resize
-from backend.views.matting import Matte, centred_guess_matte, plain_background_matte
+
+if TYPE_CHECKING:
+    from backend.views.matting import Matte
 
 _MATTING_SIDE = 1024  # no longer side is worth the time where the models see 64 to 512 pixels
 _SOLID = 0.5  # alpha from which a pixel counts as the object's
@@ -58,6 +61,9 @@ def cut_out(picture: Picture, warnings: list[str], name: str = "The picture") ->
 
     Raises BadInput where the background is plain and nothing stands out from it.
     """
+    # Imported here, as it brings SciPy and scikit-image along, which a prompt does not need at once.
+    from backend.views.matting import centred_guess_matte, plain_background_matte
+
     rgba = _reduced(picture.rgba)
     rgb = rgba[:3].permute(1, 2, 0).numpy()
     matte = plain_background_matte(rgb)
