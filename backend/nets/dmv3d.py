@@ -5,7 +5,8 @@
     features lifted into a coarse grid ----> plane tokens -> decoder (self-, cross-attention, adaLN-Zero) -> triplane
 
 Where this small version leaves the paper, it does so to learn quickly: the views carry alpha beside colour; text tokens
-share the encoder with the views and their mean joins the time condition; and view features are projected into a coarse
+share the encoder with the views, and their mean joins the time condition, which also starts the plane tokens (gates
+that open from zero are slow to let a colour's name through); and view features are projected into a coarse
 grid (mean and variance over the views) that starts the plane tokens, which otherwise find the images only through
 attention.
 """
@@ -133,6 +134,8 @@ class Dmv3d(nn.Module):
         self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
         self.text = nn.Linear(width, width)
         self.lift = Lift(config)
+        self.first_guess = nn.Linear(width, width)
+        nn.init.zeros_(self.first_guess.weight)
         self.plane_positions = nn.Parameter(torch.randn(3 * config.plane_tokens**2, width) * 0.02)
         self.encoder_modulation = Modulation(width, 2)
         self.decoder_modulation = Modulation(width, 3)
@@ -190,7 +193,7 @@ class Dmv3d(nn.Module):
 
         features = features.permute(0, 2, 3, 1).unflatten(0, (batch, views))
         lifted = self.lift(features, world_to_camera, intrinsics)
-        plane_tokens = lifted + self.plane_positions
+        plane_tokens = lifted + self.plane_positions + self.first_guess(condition).unsqueeze(1)
         modulation = self.decoder_modulation(condition)
         for block in self.decoder:
             plane_tokens = block(plane_tokens, modulation, context=x, mask=mask)
