@@ -205,21 +205,21 @@ def probe(python: Path, packages: Iterable[str] = (), seconds: float = 30.0) -> 
 
 @dataclass
 class BaseSearch:
-    """The search for a Python to build the backend's environment on. rejected: what was found and would not do."""
+    """The Pythons to build the backend's environment on, best first. rejected: why the others will not do."""
 
-    found: Interpreter | None = None
+    found: list[Interpreter] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
 
 
-def find_base(
+def find_bases(
     preference: str = "",
     own_python: str = "",
     ask: Callable[[Path], Interpreter | None] = probe,
     which: Callable[[str], str | None] = shutil.which,
 ) -> BaseSearch:
-    """A Python of a supported version that can make environments.
+    """Pythons of a supported version that can make environments.
 
-    preference: the user's choice, taken alone if given; own_python: Blender's (sys.executable), tried first, for it is
+    preference: the user's choice, taken alone if given; own_python: Blender's (sys.executable), taken first, for it is
     on every machine that has Blender; then what PATH has, newest first.
     """
     search = BaseSearch()
@@ -238,8 +238,7 @@ def find_base(
         elif not interpreter.can_make_venv:
             search.rejected.append(f"{interpreter} has no venv module (on Debian: the package python3-venv)")
         else:
-            search.found = interpreter
-            break
+            search.found.append(interpreter)
     return search
 
 

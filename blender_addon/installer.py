@@ -120,6 +120,9 @@ class SetUp:
                 f"The environment could not be written ({error}).",
                 "Free some disk space, or choose another data folder in the preferences.",
             )
+        except Exception as error:
+            # Whatever it was, the panel must not call it done.
+            self.failure = Failure("internal", f"Set Up stumbled ({error}).", "Press Set Up again, or report this.")
         self._say(self.step if self.failure or self.cancelled else "Done", 1.0, "")
 
     def _make(self) -> None:
@@ -133,8 +136,7 @@ class SetUp:
                     "Use a Mac with Apple silicon, Windows or Linux.",
                 )
             )
-        base = self._find_base()
-        self._line(f"Building on {base}")
+        bases = self._find_bases()
         suits = torch_builds.detect()
         if suits != plan.build:
             label = torch_builds.BUILDS[suits].label
@@ -146,17 +148,16 @@ class SetUp:
             self._line("The environment is up to date.")
         else:
             home.marker.unlink(missing_ok=True)
-            self._make_environment(base)
+            base = self._make_environment(bases)
             self._install()
+            marker = {"fingerprint": plan.fingerprint, "base": str(base.base), "build": plan.build}
         self._enter(4)
         self._warm_up()
-        home.marker.write_text(
-            json.dumps({"fingerprint": plan.fingerprint, "base": str(base.base), "build": plan.build}), encoding="utf-8"
-        )
+        home.marker.write_text(json.dumps(marker), encoding="utf-8")
 
-    def _find_base(self) -> Interpreter:
-        search = environment.find_base(self.plan.base_preference, self.plan.own_python)
-        if search.found is None:
+    def _find_bases(self) -> list[Interpreter]:
+        search = environment.find_bases(self.plan.base_preference, self.plan.own_python)
+        if not search.found:
             for line in search.rejected:
                 self._line(line)
             raise _Stopped(
@@ -168,15 +169,28 @@ class SetUp:
             )
         return search.found
 
-    def _make_environment(self, base: Interpreter) -> None:
+    def _make_environment(self, bases: list[Interpreter]) -> Interpreter:
+        """Makes the bare environment on the first base that can, and returns that base."""
         home = self.plan.home
         existing = environment.probe(home.environment_python) if home.environment_python.is_file() else None
-        if existing is not None and existing.version[:2] == base.version[:2]:
-            self._line("Going on with the environment that is there.")
-            return
-        if home.environment.exists():
-            shutil.rmtree(home.environment)
-        self._run([str(base.path), "-m", "venv", str(home.environment)], "The environment could not be made.")
+        for base in bases:
+            if existing is not None and existing.base == base.base:
+                self._line("Going on with the environment that is there.")
+                return base
+        for number, base in enumerate(bases, 1):
+            if home.environment.exists():
+                shutil.rmtree(home.environment)
+            self._line(f"Building on {base}")
+            # Having the module venv is not enough: some builds of Python lack the files that it copies.
+            made = self._run(
+                [str(base.path), "-m", "venv", str(home.environment)],
+                "The environment could not be made.",
+                "Choose another base Python in the preferences.",
+                must=number == len(bases),
+            )
+            if made:
+                return base
+        raise AssertionError("the last attempt raises")
 
     def _install(self) -> None:
         plan = self.plan

@@ -92,12 +92,12 @@ def test_the_search_for_a_base_python_skips_what_will_not_do():
     def which(name: str) -> str | None:
         return f"/usr/bin/{name}" if f"/usr/bin/{name}" in kinds else None
 
-    search = environment.find_base("", "/blender/python", ask=lambda path: kinds[str(path)], which=which)
-    assert search.found.path == Path("/usr/bin/python3.11")
+    search = environment.find_bases("", "/blender/python", ask=lambda path: kinds[str(path)], which=which)
+    assert [found.path for found in search.found] == [Path("/usr/bin/python3.11")]
     assert len(search.rejected) == 3
     assert "python3-venv" in search.rejected[2]
-    only = environment.find_base("/usr/bin/python3.12", "", ask=lambda path: kinds[str(path)], which=which)
-    assert only.found is None, "the user's choice is not passed over in silence"
+    only = environment.find_bases("/usr/bin/python3.12", "", ask=lambda path: kinds[str(path)], which=which)
+    assert only.found == [], "the user's choice is not passed over in silence"
 
 
 def test_check_names_what_a_python_lacks(tmp_path):
@@ -264,6 +264,30 @@ def test_set_up_clears_away_an_environment_whose_python_vanished(plan, monkeypat
     assert commands[0][1:3] == ["-m", "venv"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="uses a shell script as a base that fails")
+def test_set_up_passes_over_a_base_that_cannot_make_environments(plan, tmp_path, monkeypatch):
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no venvlauncher here\nexit 1\n")
+    broken.chmod(0o755)
+    search = environment.BaseSearch([interpreter(broken), interpreter(Path(sys.executable))])
+    monkeypatch.setattr(environment, "find_bases", lambda *_: search)
+    tried = []
+    original = SetUp._run
+
+    def run(self, command, *arguments, **options):
+        tried.append(command[0])
+        return original(self, command, *arguments, **options) if command[0] == str(broken) else True
+
+    monkeypatch.setattr(SetUp, "_run", run)
+    plan.home.environment.mkdir(parents=True)  # as the second base would leave it
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    set_up = SetUp(plan).start().wait()
+    assert set_up.failure is None
+    assert tried[:2] == [str(broken), sys.executable]
+    assert "no venvlauncher here" in set_up.lines
+    assert plan.home.read_marker()["base"] == sys.executable
+
+
 def test_set_up_can_be_cancelled(plan):
     set_up = SetUp(plan).start()
     end = time.monotonic() + 20
@@ -279,10 +303,17 @@ def test_set_up_can_be_cancelled(plan):
 
 
 def test_set_up_without_a_python_says_where_to_get_one(plan, monkeypatch):
-    monkeypatch.setattr(environment, "find_base", lambda *_: environment.BaseSearch(None, ["/usr/bin/python is 3.8"]))
+    monkeypatch.setattr(environment, "find_bases", lambda *_: environment.BaseSearch([], ["/usr/bin/python is 3.8"]))
     failed = SetUp(plan).start().wait()
     assert failed.failure.code == "no_python"
     assert "/usr/bin/python is 3.8" in failed.lines
+
+
+def test_a_fault_of_our_own_in_set_up_is_not_taken_for_success(plan, monkeypatch):
+    monkeypatch.setattr(environment, "find_bases", lambda *_: 1 / 0)
+    failed = SetUp(plan).start().wait()
+    assert failed.failure.code == "internal"
+    assert failed.step != "Done"
 
 
 def test_set_up_in_an_unwritable_folder_is_a_sentence(plan, tmp_path):
