@@ -151,6 +151,17 @@ def test_one_gaussian_is_what_the_formula_says(fast, monkeypatch):
     assert meta["depths"][0, 0] == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_where_alpha_is_held_at_its_most_only_colours_have_a_gradient(fast, monkeypatch):
+    monkeypatch.setattr(rasterize, "numba_present", lambda: fast)
+    scene = one_gaussian(scales=torch.full((1, 3), 2.0), opacities=torch.ones(1))
+    leaves = [tensor.requires_grad_() for tensor in scene[:5]]
+    image, _, _ = rasterization(*scene)
+    image[0, 15:18, 15:18, 0].sum().backward()
+    assert leaves[4].grad[0].tolist() == pytest.approx([9 * 0.999, 0.0, 0.0], abs=1e-4)
+    assert all((leaf.grad == 0).all() for leaf in leaves[:4])
+
+
 def test_nearer_gaussians_hide_farther_ones_in_any_order():
     means = torch.tensor([[0.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
     scene = one_gaussian(
