@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import time
@@ -59,7 +60,9 @@ class Session:
         self.problem = None
         request = request_of(settings)
         launch()
-        job = Job(request, folder or new_job_folder(home(), request), {"placement": placement})
+        queued = [*self.runner.waiting, *([self.runner.current] if self.runner.current is not None else [])]
+        folder = folder or new_job_folder(home(), request, {job.folder for job in queued})
+        job = Job(request, folder, {"placement": placement})
         self.last = self.runner.submit(job)
         wake()
         return job
@@ -84,7 +87,11 @@ class Session:
 
     def advance(self) -> None:
         """One step of everything, without waiting."""
-        self.arriving += [job for job in self.runner.poll() if job.state is State.DONE]
+        for job in self.runner.poll():
+            if job.state is State.DONE:
+                self.arriving.append(job)
+            elif job.failure is not None and self.runner.busy:  # the panel goes on to the next job, so say it apart
+                self.problem = job.failure
         if self.runner.current is not None:
             self.last = self.runner.current
         if self.set_up is not None and self.set_up.poll():
@@ -104,7 +111,8 @@ class Session:
         try:
             with bpy.context.temp_override(window=window) if window is not None else bpy.context.temp_override():
                 made = importer.import_job(bpy.context, job.folder, job.request, placement)
-                bpy.ops.ed.undo_push(message=f"Splatsmith: {made.name}")
+                with contextlib.suppress(RuntimeError):  # without undo the object is there all the same
+                    bpy.ops.ed.undo_push(message=f"Splatsmith: {made.name}")
                 return made
         except Problem as problem:
             job.state, job.failure = State.FAILED, problem.failure
@@ -247,11 +255,11 @@ def plan() -> Plan:
     )
 
 
-def new_job_folder(home: Home, request: dict[str, Any]) -> Path:
-    """A folder name that sorts by time and tells what is in it; the backend makes the folder itself."""
+def new_job_folder(home: Home, request: dict[str, Any], taken: set[Path]) -> Path:
+    """A folder name that sorts by time and tells what is in it; the backend makes the folder itself, later."""
     words = re.sub(r"[^a-z0-9]+", "-", importer.object_name(request).lower()).strip("-")[:32].strip("-")
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{words or 'object'}"
     folder, number = home.jobs / stem, 2
-    while folder.exists():
+    while folder in taken or folder.exists():
         folder, number = home.jobs / f"{stem}-{number}", number + 1
     return folder

@@ -169,6 +169,14 @@ def test_a_killed_backend_is_told_and_the_next_click_works(state, place):
     assert "stopped" not in draw()
 
 
+def test_several_clicks_make_several_objects_and_no_failure_is_lost(state, place):
+    jobs = [state.generate({"prompt": prompt}, place) for prompt in ("a mug", "refuse", "a mug")]
+    assert len({job.folder for job in jobs}) == 3
+    tick_until(lambda: jobs[-1].ended and not state.arriving)
+    assert sorted(item.name for item in bpy.data.objects) == ["Mug", "Mug.001"]
+    assert "names nothing that can be made" in draw()
+
+
 def test_without_a_backend_the_panel_points_at_the_preferences(addon, monkeypatch):
     from blender_addon import session
 
