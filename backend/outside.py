@@ -11,8 +11,8 @@ from torch import Tensor
 
 from backend.datatypes import CANONICAL_SIZE, Cameras, Views
 from backend.errors import BadInput
-from backend.formats.images import read_image
-from backend.formats.transforms_json import Frame, read_frames
+from backend.formats.images import read_image, resize
+from backend.formats.transforms_json import Frame, read_frames, read_views
 from backend.recipes import Recipe
 from backend.reconstruct.normalize import Similarity, best_spread, centering, fitting_outlines
 from backend.views.picture import Picture, cut_out, object_bounds
@@ -28,6 +28,19 @@ class PosedPictures:
     views: Views
     similarity: Similarity
     names: list[str]
+
+
+def load_job_views(path: Path | str, warnings: list[str]) -> Views:
+    """The views of a job folder's transforms.json; one that a user replaced by a picture without alpha is cut out."""
+    views = read_views(path, warnings=warnings)
+    height, width = views.cameras.height, views.cameras.width
+    pictures = [
+        resize(cut_out(Picture(rgba, False), warnings, f"View {index}"), height, width)
+        if bool((rgba[3] > 0.99).all())
+        else rgba
+        for index, rgba in enumerate(views.rgba)
+    ]
+    return Views(torch.stack(pictures), views.cameras)
 
 
 @dataclass(frozen=True)

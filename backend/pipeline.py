@@ -17,11 +17,11 @@ from backend.errors import BadInput, Cancelled, OutOfMemory
 from backend.events import Done, Event, Preview, Progress, Warned
 from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from backend.formats.images import write_png
-from backend.formats.transforms_json import read_views, write_transforms
+from backend.formats.transforms_json import write_transforms
 from backend.formats.whole_file import whole_file
 from backend.jobfolder import BASE_COLOR, GAUSSIANS, MESH_ARRAYS, MESH_GLB, PREVIEW, REQUEST, TRANSFORMS, JobFolder
 from backend.models import Models
-from backend.outside import load_posed_pictures
+from backend.outside import load_job_views, load_posed_pictures
 from backend.recipes import find_recipe
 from backend.report import Report
 from backend.request import RESULTS, Request
@@ -234,7 +234,7 @@ class _Job:
         else:
             yield self._begin("reconstruct", "Loading the reconstructor")
             # From the disk even where they were just made: going on from a folder later gives the same bits.
-            views = read_views(self.folder / TRANSFORMS, warnings=notes)
+            views = load_job_views(self.folder / TRANSFORMS, notes)
             yield from self._warn(notes)
             reconstructor = self.models.reconstructor(self.recipe, self.device)
             self.report.use_pack(self.recipe.packs[1])

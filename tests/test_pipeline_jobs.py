@@ -21,6 +21,7 @@ from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from backend.formats.images import read_image, write_png
 from backend.formats.transforms_json import read_views, write_transforms
 from backend.models import Models
+from backend.outside import load_job_views
 from backend.request import Request
 
 PROMPT = "a red mushroom"
@@ -250,6 +251,41 @@ def test_a_replaced_view_is_used(tmp_path: Path) -> None:
         write_png(tmp_path / "views" / f"{index:03d}.png", picture)
     run(tmp_path, prompt=PROMPT, from_stage="gaussians")
     assert read_gaussian_ply(tmp_path / "gaussians.ply").colors[0].tolist() == pytest.approx([0, 0, 1], abs=0.01)
+
+
+def test_a_view_replaced_by_a_photograph_is_cut_out(tmp_path: Path) -> None:
+    run(tmp_path, prompt=PROMPT, to_stage="views")
+    before = read_image(tmp_path / "views" / "002.png").rgba
+    photograph = torch.cat([before[:3] * before[3:] + 1 - before[3:], torch.ones(1, 32, 32)])
+    write_png(tmp_path / "views" / "002.png", photograph)
+    loaded = load_job_views(tmp_path / "transforms.json", [])
+    assert float((loaded.rgba[2, 3] - before[3]).abs().mean()) < 0.03
+    run(tmp_path, prompt=PROMPT, from_stage="gaussians")
+
+
+def test_posed_pictures_that_show_only_a_part_are_placed_by_their_cameras(tmp_path: Path) -> None:
+    """Where the object is cut off by the edge its outline tells nothing."""
+    made = stand_ins.ball_views(size=48)
+    lens = made.cameras.intrinsics.clone()
+    lens[:, 0, 0] *= 2.2
+    lens[:, 1, 1] *= 2.2
+    (tmp_path / "mine").mkdir()
+    names = [f"{index}.png" for index in range(4)]
+    for name in names:
+        write_png(tmp_path / "mine" / name, torch.cat([torch.full((3, 48, 48), 0.5), made.rgba[0, 3:].clamp_min(0.6)]))
+    cameras = type(made.cameras)(made.cameras.camera_to_world, lens, 48, 48)
+    write_transforms(tmp_path / "mine" / "transforms.json", cameras, names)
+    run(tmp_path / "job", cameras=str(tmp_path / "mine" / "transforms.json"))
+    similarity = read(tmp_path / "job" / "report.json")["similarity"]
+    assert similarity["center"] == pytest.approx([0, 0, 0], abs=1e-4)
+    # A lens 2.2 times as long spans 2.2 times less: the world has to grow for the picture to be filled as usual.
+    assert similarity["scale"] == pytest.approx(2.2, rel=0.01)
+
+
+def test_odd_characters_survive(tmp_path: Path) -> None:
+    prompt = "a red mushroom \ud800 ☃ \U0001f344 \x07 \u202e"
+    run(tmp_path / "jöb ☃", prompt=prompt)
+    assert read(tmp_path / "jöb ☃" / "request.json")["prompt"] == prompt
 
 
 @pytest.mark.parametrize(

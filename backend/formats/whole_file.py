@@ -62,6 +62,9 @@ def _make_readable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole. Raises BadInput where that is impossible."""
+    """Write UTF-8 text whole. Raises BadInput where that is impossible.
+
+    Half of a surrogate pair, as odd file names and clients have them, becomes its escape, which in JSON means the same.
+    """
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))
