@@ -11,6 +11,7 @@ from backend.datatypes import Gaussians, Mesh, Step
 from backend.errors import BadInput
 from backend.surface.carve import empty_votes
 from backend.surface.clean import prepare
+from backend.surface.cover import cover
 from backend.surface.field import surface_field
 from backend.surface.grid import Grid, without_cavities, without_crumbs
 from backend.surface.points import oriented_points
@@ -37,13 +38,14 @@ def extract_surface(gaussians: Gaussians, resolution: int = 128) -> Generator[St
     cloud, frame = prepare(gaussians)
     yield Step(1, STEPS, "Looking at the Gaussians")
 
-    points = cloud.means.numpy()
-    reach = np.minimum(2 * cloud.scales.amax(dim=1).numpy(), 0.3)
+    covering = cover(cloud)
+    points = covering.gaussians.means.numpy()
+    reach = np.minimum(2 * covering.gaussians.scales.amax(dim=1).numpy(), 0.3)
     radius = float((np.linalg.norm(points, axis=1) + reach).max())
     cameras = sphere_cameras(CAMERAS, radius, int(PIXELS_PER_CELL * resolution))
     depths, alphas = [], []
     for start in range(0, CAMERAS, VIEWS_PER_STEP):
-        depth, alpha = look(cloud, cameras[start : start + VIEWS_PER_STEP])
+        depth, alpha = look(covering.gaussians, cameras[start : start + VIEWS_PER_STEP])
         depths.append(depth)
         alphas.append(alpha)
         yield Step(2 + start // VIEWS_PER_STEP, STEPS, "Looking at the Gaussians")
@@ -51,10 +53,10 @@ def extract_surface(gaussians: Gaussians, resolution: int = 128) -> Generator[St
 
     low, high = (points - reach[:, None]).min(axis=0), (points + reach[:, None]).max(axis=0)
     grid = Grid.around(np.maximum(low, -1.0), np.minimum(high, 1.0), resolution)
-    oriented = oriented_points(cloud, probe, grid)
+    oriented = oriented_points(covering.gaussians, probe, grid, covering.spacing)
     world = oriented.centers * grid.cell + grid.origin
-    front = front_facing(world, oriented.normals * oriented.sided[:, None], oriented.areas, probe)
-    votes = empty_votes(grid, probe, front, SLACK)
+    front = front_facing(world, oriented.normals * oriented.sided[:, None], oriented.areas, probe, covering.spacing)
+    votes = empty_votes(grid, probe, front, max(SLACK, 0.4 * covering.spacing))
     yield Step(STEPS - 2, STEPS, "Finding the surface")
 
     field = surface_field(grid, oriented, votes)

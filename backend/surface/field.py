@@ -27,12 +27,11 @@ def surface_field(grid: Grid, points: Points, votes: FloatArray) -> FloatArray:
     """
     empty = EMPTY_WEIGHT * np.clip((votes - FEW_VOTES) / (MANY_VOTES - FEW_VOTES), 0.0, 1.0)
     gradient, solid = _evidence(grid, points, votes)
-    weight, target = _pull(empty, solid)
-    chi = solve(gradient, weight, target)
+    # A first, coarse solution gives better normals than the directions of sight do.
+    chi = solve(gradient, *_pull(empty, solid), finest=1)
     points = turned_to(points, chi, 1.5)
     gradient, solid = _evidence(grid, points, votes)
-    weight, target = _pull(empty, solid)
-    chi = solve(gradient, weight, target)
+    chi = solve(gradient, *_pull(empty, solid))
 
     level = _level(grid, points, chi)
     if not (chi > level).any():

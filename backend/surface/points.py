@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float32]
 NEIGHBOURS = 12
 MOST_POINTS = 120_000
 SHELL = 0.7  # how many of a Gaussian's standard deviations outside of its centre it looks solid
+THICKEST = 1.2  # cells: more than that is no surface's thickness
 TWO_SIDED, ONE_SIDED = 0.08, 0.25  # how unequally the two sides are seen: a sheet below the first, a surface above
 
 
@@ -41,10 +42,10 @@ class Points:
         return self.centers + self.normals * (self.shells * self.sided)[:, None]
 
 
-def oriented_points(gaussians: Gaussians, probe: Probe, grid: Grid) -> Points:
+def oriented_points(gaussians: Gaussians, probe: Probe, grid: Grid, spacing: float) -> Points:
     """The Gaussians that some camera sees."""
     means = gaussians.means.numpy()
-    views = seen_from(means, np.zeros_like(means), probe)
+    views = seen_from(means, np.zeros_like(means), probe, spacing)
     chosen = np.flatnonzero(views[:, 3] + views[:, 4] > 0)
     if len(chosen) > MOST_POINTS:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, MOST_POINTS, replace=False))
@@ -61,7 +62,7 @@ def oriented_points(gaussians: Gaussians, probe: Probe, grid: Grid) -> Points:
     share = np.clip((length - TWO_SIDED) / (ONE_SIDED - TWO_SIDED), 0.0, 1.0)
     planes = near.normals * np.where((near.normals * direction).sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
     normals = _unit(share * direction / np.maximum(length, 1e-6) + (1 - share) * planes)
-    counts = seen_from(means, normals.astype(np.float32), probe)[:, 3:]
+    counts = seen_from(means, normals.astype(np.float32), probe, spacing)[:, 3:]
     balance = near.mean(counts[:, :1] - counts[:, 1:])[:, 0] / np.maximum(near.mean(counts).sum(axis=1), 1e-6)
     normals = normals * np.where(balance < 0, -1.0, 1.0)[:, None]
     return Points(
@@ -69,8 +70,8 @@ def oriented_points(gaussians: Gaussians, probe: Probe, grid: Grid) -> Points:
         normals.astype(np.float32),
         np.clip((np.abs(balance) - TWO_SIDED) / (ONE_SIDED - TWO_SIDED), 0.0, 1.0).astype(np.float32),
         (near.spacing**2 * np.minimum(2 * opacities, 1.0)).astype(np.float32),
-        np.clip(np.maximum(0.7 * near.spacing, near.noise(centers, normals)), 1.0, 4.0).astype(np.float32),
-        (SHELL * scales.min(axis=1)).astype(np.float32),
+        np.clip(np.maximum(0.7 * near.spacing, near.noise(centers, normals)), 1.0, 5.0).astype(np.float32),
+        np.minimum(SHELL * scales.min(axis=1), THICKEST).astype(np.float32),
     )
 
 

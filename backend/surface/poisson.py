@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 REACH = 2.5  # of a point, in its own radii
+ROUNDS, TOLERANCE = 40, 3e-3  # of the conjugate gradients on each grid
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -130,13 +131,20 @@ def _halved(values: FloatArray) -> FloatArray:
 
 
 def _doubled(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """Block means back at all samples of a grid of `shape`, linear between the blocks' centres."""
     for axis in range(3):
-        values = values.repeat(2, axis=axis)
+        blocks = np.moveaxis(values, axis, 0)
+        ahead, behind = np.roll(blocks, -1, axis=0), np.roll(blocks, 1, axis=0)
+        ahead[-1], behind[0] = blocks[-1], blocks[0]
+        fine = np.stack([0.75 * blocks + 0.25 * behind, 0.75 * blocks + 0.25 * ahead], axis=1)
+        values = np.moveaxis(fine.reshape(-1, *blocks.shape[1:]), 0, axis)
     return np.ascontiguousarray(values[tuple(slice(0, size) for size in shape)])
 
 
-def solve(vectors: FloatArray, weight: FloatArray, target: FloatArray, rounds: int = 60) -> FloatArray:
+def solve(vectors: FloatArray, weight: FloatArray, target: FloatArray, finest: int = 0) -> FloatArray:
     """chi [X, Y, Z] for the wanted gradient `vectors` [X, Y, Z, 3] (per cell), weight a and target t [X, Y, Z].
+
+    finest: how many halvings to stop short of the full resolution; the result has it all the same.
 
     Solved on coarse grids first: conjugate gradients are quick at what is small and slow at what is large.
     """
@@ -144,10 +152,12 @@ def solve(vectors: FloatArray, weight: FloatArray, target: FloatArray, rounds: i
         coarse_weight = _halved(weight)
         pull = (_halved(weight * target) / np.maximum(coarse_weight, 1e-12)).astype(np.float32)
         # A cell twice as wide: twice the difference across it, four times the weight against the laplacian.
-        coarse = solve(2.0 * _halved(vectors), 4.0 * coarse_weight, pull, rounds)
+        coarse = solve(2.0 * _halved(vectors), 4.0 * coarse_weight, pull, max(finest - 1, 0))
         start = _doubled(coarse, weight.shape)
+        if finest > 0:
+            return start
     else:
         start = np.zeros(weight.shape, np.float32)
     right = weight * target - divergence(vectors)
-    _conjugate_gradients(weight, right, start, rounds, 2e-3)
+    _conjugate_gradients(weight, right, start, ROUNDS, TOLERANCE)
     return start

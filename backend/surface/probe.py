@@ -20,7 +20,8 @@ FloatArray = NDArray[np.float32]
 DISTANCE = 4.0  # of the cameras, in radii of the ball round the object: far enough to look nearly straight at all of it
 HIDDEN = 0.05  # how far behind the depth picture a Gaussian still counts as seen: the thickness of a noisy layer
 FACING_CELLS = 64
-BACK = 0.16  # a surface whose outward direction leaves the eye by this cosine shows its back
+SURE = 0.3  # length of the mean normal of a neighbourhood from which on it has one side only
+GRAZING = 0.15  # cosine between normal and sight below which a surface may as well be seen from behind
 FAR = 1e6  # depth of a pixel that shows nothing
 
 
@@ -118,24 +119,29 @@ def _seen_from(
     return result
 
 
-def seen_from(means: FloatArray, normals: FloatArray, probe: Probe) -> FloatArray:
+def seen_from(means: FloatArray, normals: FloatArray, probe: Probe, spacing: float) -> FloatArray:
     """[N, 5]: the sum of the directions from which each point is seen, and how many cameras see it on the side to which
     its normal points, and on the other.
 
     On a plain surface the mean direction is the normal at half length; a sheet seen from both sides gets nothing, and
-    so does what lies within.
+    so does what lies within. spacing: of the points; one may lie that deep in the layer that it is part of.
     """
-    return _seen_from(means, normals, probe.viewmats, probe.intrinsics, probe.eyes, probe.depth, HIDDEN)
+    return _seen_from(
+        means, normals, probe.viewmats, probe.intrinsics, probe.eyes, probe.depth, max(HIDDEN, 0.7 * spacing)
+    )
 
 
-def front_facing(means: FloatArray, normals: FloatArray, weights: FloatArray, probe: Probe) -> FloatArray:
+def front_facing(
+    means: FloatArray, normals: FloatArray, weights: FloatArray, probe: Probe, spacing: float
+) -> FloatArray:
     """[C, H, W] in [0, 1]: 0 where a camera looks at the back of a surface, through a hole into the object.
 
     A vase without a bottom should not be carved from below: what such a ray crosses is not known to be empty.
     normals [N, 3]: outwards, shorter than one where that is not sure; weights [N].
     """
     low, high = means.min(axis=0) - 0.1, means.max(axis=0) + 0.1
-    cell = float((high - low).max()) / FACING_CELLS
+    # Cells that small have no points between the points.
+    cell = max(float((high - low).max()) / FACING_CELLS, 0.8 * spacing)
     shape = tuple(np.ceil((high - low) / cell).astype(int) + 1)
     index = np.clip(((means - low) / cell).astype(np.int64), 0, np.array(shape) - 1)
     flat = np.ravel_multi_index(tuple(index.T), shape)
@@ -156,6 +162,9 @@ def front_facing(means: FloatArray, normals: FloatArray, weights: FloatArray, pr
         index = np.clip(((points - low) / cell).astype(np.int64), 0, np.array(shape) - 1)
         towards = probe.eyes[c] - points
         towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-        cosine = (outward[index[:, 0], index[:, 1], index[:, 2]] * towards).sum(axis=1)
-        front[c, rows, columns] = np.clip((cosine + BACK) / (0.5 * BACK), 0.0, 1.0)
+        normal = outward[index[:, 0], index[:, 1], index[:, 2]]
+        length = np.linalg.norm(normal, axis=1)
+        cosine = (normal * towards).sum(axis=1) / np.maximum(length, 1e-6)
+        sure = np.clip(length / SURE, 0.0, 1.0)
+        front[c, rows, columns] = 1 - sure * (1 - np.clip(cosine / GRAZING, 0.0, 1.0))
     return front

@@ -14,6 +14,7 @@ from backend.errors import BadInput
 from backend.render.rasterize import rasterization
 from backend.surface import topology
 from backend.surface.clean import prepare
+from backend.surface.cover import cover
 from backend.surface.probe import sphere_cameras
 from backend.texture.fill import TRUST, extend, spread_over_mesh
 from backend.texture.paint import Picture, colors_of, paint
@@ -38,6 +39,7 @@ def bake_texture(gaussians: Gaussians, mesh: Mesh, size: int = 1024) -> Generato
     if mesh.faces.shape[0] == 0:
         raise BadInput("The mesh has no faces to paint.")
     cloud, frame = prepare(gaussians)
+    cloud = cover(cloud).gaussians
     corner_uvs = unwrap(mesh, size)
     yield Step(1, STEPS, "Unwrapping the mesh")
 
