@@ -96,7 +96,7 @@ class _Bar:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            layout = "{desc:24.24} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+            layout = "{desc:36.36} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
             self._bar = tqdm(total=1.0, bar_format=layout, file=sys.stderr, leave=False)
 
     def tell(self, event: Event) -> None:
