@@ -19,7 +19,7 @@ FAINT, FULL = 0.12, 0.5  # shares of the usual opacity: below the first nothing,
 
 @dataclass(frozen=True)
 class Cover:
-    """gaussians: the solid ones among those given, grown to meet, and opaque; spacing: how far apart they usually are."""
+    """gaussians: the solid ones of those given, grown to meet, and opaque; spacing: how far apart they usually are."""
 
     gaussians: Gaussians
     spacing: float
