@@ -30,8 +30,8 @@ def set_up_studio(scene: Any, objects: Sequence[Any], size: int) -> None:
     scene.camera = camera
     # Key from the left, fill from the right at a third of it, rim from behind.
     for name, where, power in (
-        ("Key", (-1.1, -1.2, 1.5), 42.0),
-        ("Fill", (1.6, -0.9, 0.7), 13.0),
+        ("Key", (-1.1, -1.2, 1.5), 34.0),
+        ("Fill", (1.6, -0.9, 0.7), 11.0),
         ("Rim", (0.4, 1.7, 1.5), 30.0),
     ):
         _add_light(scene, f"Studio {name}", centre, Vector(where) * extent, power * extent * extent, extent)
@@ -85,7 +85,7 @@ def _add_floor(scene: Any, centre: Vector, height: float, extent: float) -> None
     if bpy.app.version < (5, 0, 0):
         material.use_nodes = True
     shader = next(node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
-    shader.inputs["Base Color"].default_value = (0.62, 0.62, 0.62, 1.0)
+    shader.inputs["Base Color"].default_value = (0.5, 0.5, 0.5, 1.0)
     shader.inputs["Roughness"].default_value = 0.9
     mesh.materials.append(material)
     floor = bpy.data.objects.new("Studio Floor", mesh)
