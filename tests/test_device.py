@@ -1,0 +1,52 @@
+"""Which device computes, and an honest sentence where it cannot be the one that was asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backend import device
+from backend.errors import UnsupportedDevice
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert device.pick_device("cpu") == "cpu"
+    assert device.pick_device() in device.CHOICES[1:]
+    devices = device.describe_devices()
+    assert devices[-1]["name"] == "cpu"
+    assert devices[-1]["usable"]
+    assert device.cpu_count() >= 1
+    assert (device.memory_bytes() or 0) > 2**28
+
+
+def test_a_device_that_is_not_there_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert device.pick_device("auto") == "cpu"
+    for name in ("cuda", "mps", "abacus", "cuda:0; rm"):
+        with pytest.raises(UnsupportedDevice) as caught:
+            device.pick_device(name)
+        assert caught.value.fix
+
+
+def test_a_card_that_this_torch_cannot_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card newer than the build of torch: listed as available, but every kernel fails."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(device, "_works", lambda name: name == "cpu")
+    assert device.pick_device("auto") == "cpu"
+    with pytest.raises(UnsupportedDevice, match="cannot compute"):
+        device.pick_device("cuda")
+
+
+def test_a_container_has_less_memory_than_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+    import io
+
+    real = builtins.open
+
+    def fake(path: object, *rest: object, **options: object) -> object:
+        return io.StringIO("536870912\n") if path == "/sys/fs/cgroup/memory.max" else real(path, *rest, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(builtins, "open", fake)
+    assert device.memory_bytes() == 536870912
