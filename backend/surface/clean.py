@@ -12,7 +12,7 @@ from scipy import ndimage
 from backend.datatypes import CANONICAL_SIZE, Gaussians
 from backend.errors import BadInput
 
-MOST = 250_000  # more Gaussians than this are thinned out: a grid of 128 cells cannot show what they add
+MOST = 150_000  # more Gaussians than this are thinned out: a grid of 128 cells cannot show what they add
 FAINTEST = 0.02  # opacity below which a Gaussian neither shows nor hides anything
 FEW = 64  # fewer Gaussians than this have no neighbourhoods by which to tell a floater
 CELLS = 48  # cells along the longest side in the search for floaters
