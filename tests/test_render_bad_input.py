@@ -1,8 +1,10 @@
 """The rasteriser given broken Gaussians, none at all, wrong shapes, and machines that lack something."""
 
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,3 +139,28 @@ def test_without_a_writable_cache_the_kernels_still_compile(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "42", done.stderr
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path):
+    code = "from backend.render.parallel import kernel\n@kernel\ndef add(x):\n    return x + 1\nprint(add(41))\n"
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    environment = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": str(Path(rasterize.__file__).parents[2]),
+    }
+
+    def answer():
+        done = subprocess.run(
+            [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=240
+        )  # fmt: skip
+        return done.stdout.strip() or done.stderr
+
+    assert answer() == "42"
+    for ending in ("nbi", "nbc"):  # the index, and the compiled code
+        (cached,) = (tmp_path / "cache").rglob(f"*.{ending}")
+        whole = cached.read_bytes()
+        cached.write_bytes(whole[: len(whole) // 2])
+        assert answer() == "42"
+        assert len(cached.read_bytes()) > len(whole) // 2  # and the next start finds it sound

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,9 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return compiled(*arguments)
         except OSError:  # the cache filled the disk while saving: the compiled code itself is in place by then
+            return compiled(*arguments)
+        except (EOFError, pickle.UnpicklingError):  # a damaged cache: empty it, and compile again
+            compiled._cache.flush()
             return compiled(*arguments)
 
     return call
