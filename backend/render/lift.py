@@ -6,74 +6,78 @@ torch version below is the reference and serves every other device.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from backend.render.parallel import inlined, kernel, run
 
-@numba.njit(fastmath=True, cache=True)
+
+@inlined
 def _corner(position, size):
-    """Left cell and weight of the right one for a position in [0, 1], clamped to the border."""
+    """The left cell and the weight of the right one for a position in [0, 1], clamped to the border."""
     x = min(max(position * size - 0.5, 0.0), size - 1.0)
     left = min(int(x), size - 2)
     return left, np.float32(x - left)
 
 
-@numba.njit(fastmath=True, cache=True)
-def _sample(image, where_x, where_y, out):
-    height, width, channels = image.shape
-    u, fu = _corner(where_x, width)
-    v, fv = _corner(where_y, height)
+@inlined
+def _weights(fu, fv):
     one = np.float32(1.0)
-    w00, w01, w10, w11 = (one - fu) * (one - fv), fu * (one - fv), (one - fu) * fv, fu * fv
+    return (one - fu) * (one - fv), fu * (one - fv), (one - fu) * fv, fu * fv
+
+
+@inlined
+def _sample(image, place, out):
+    height, width, channels = image.shape
+    u, fu = _corner(place[0], width)
+    v, fv = _corner(place[1], height)
+    w00, w01, w10, w11 = _weights(fu, fv)
     for c in range(channels):
-        out[c] = (
-            w00 * image[v, u, c] + w01 * image[v, u + 1, c] + w10 * image[v + 1, u, c] + w11 * image[v + 1, u + 1, c]
-        )
+        one = w00 * image[v, u, c] + w01 * image[v, u + 1, c]
+        out[c] = one + w10 * image[v + 1, u, c] + w11 * image[v + 1, u + 1, c]
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@kernel
 def _forward(features, where, out):
-    batch, views, _, _, channels = features.shape
-    for b in numba.prange(batch):
-        found = np.empty((views, channels), np.float32)
-        for k in range(where.shape[2]):
+    """features [V, h, w, C], where [V, K, 2], out [K, 2 * C]."""
+    views, channels = features.shape[0], features.shape[3]
+    found = np.empty((views, channels), np.float32)
+    for k in range(where.shape[1]):
+        for v in range(views):
+            _sample(features[v], where[v, k], found[v])
+        for c in range(channels):
+            mean = np.float32(0.0)
             for v in range(views):
-                _sample(features[b, v], where[b, v, k, 0], where[b, v, k, 1], found[v])
-            for c in range(channels):
-                mean = np.float32(0.0)
-                for v in range(views):
-                    mean += found[v, c]
-                mean /= views
-                variance = np.float32(0.0)
-                for v in range(views):
-                    variance += (found[v, c] - mean) ** 2
-                out[b, k, c] = mean
-                out[b, k, channels + c] = variance / views
+                mean += found[v, c]
+            mean /= views
+            variance = np.float32(0.0)
+            for v in range(views):
+                variance += (found[v, c] - mean) ** 2
+            out[k, c] = mean
+            out[k, channels + c] = variance / views
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@kernel
 def _backward(features, where, out, gradient, features_gradient):
-    batch, views, height, width, channels = features.shape
-    for b in numba.prange(batch):
-        found = np.empty(channels, np.float32)
-        for k in range(where.shape[2]):
-            for v in range(views):
-                _sample(features[b, v], where[b, v, k, 0], where[b, v, k, 1], found)
-                u0, fu = _corner(where[b, v, k, 0], width)
-                v0, fv = _corner(where[b, v, k, 1], height)
-                one = np.float32(1.0)
-                w00, w01, w10, w11 = (one - fu) * (one - fv), fu * (one - fv), (one - fu) * fv, fu * fv
-                target = features_gradient[b, v]
-                for c in range(channels):
-                    g = gradient[b, k, c] + np.float32(2.0) * gradient[b, k, channels + c] * (found[c] - out[b, k, c])
-                    g /= views
-                    target[v0, u0, c] += w00 * g
-                    target[v0, u0 + 1, c] += w01 * g
-                    target[v0 + 1, u0, c] += w10 * g
-                    target[v0 + 1, u0 + 1, c] += w11 * g
+    """gradient [K, 2 * C] of what `_forward` wrote to out; adds to features_gradient [V, h, w, C]."""
+    views, height, width, channels = features.shape
+    found = np.empty(channels, np.float32)
+    for k in range(where.shape[1]):
+        for view in range(views):
+            _sample(features[view], where[view, k], found)
+            u, fu = _corner(where[view, k, 0], width)
+            v, fv = _corner(where[view, k, 1], height)
+            w00, w01, w10, w11 = _weights(fu, fv)
+            target = features_gradient[view]
+            for c in range(channels):
+                g = gradient[k, c] + np.float32(2.0) * gradient[k, channels + c] * (found[c] - out[k, c])
+                g /= views
+                target[v, u, c] += w00 * g
+                target[v, u + 1, c] += w01 * g
+                target[v + 1, u, c] += w10 * g
+                target[v + 1, u + 1, c] += w11 * g
 
 
 class _LiftCpu(torch.autograd.Function):
@@ -81,7 +85,7 @@ class _LiftCpu(torch.autograd.Function):
     def forward(ctx, features: Tensor, where: Tensor) -> Tensor:  # type: ignore[override]
         features, where = features.detach().float().contiguous(), where.detach().float().contiguous()
         out = torch.empty(features.shape[0], where.shape[2], 2 * features.shape[-1])
-        _forward(features.numpy(), where.numpy(), out.numpy())
+        run(_forward, zip(features.numpy(), where.numpy(), out.numpy(), strict=True))
         ctx.save_for_backward(features, where, out)
         return out
 
@@ -89,7 +93,8 @@ class _LiftCpu(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):  # type: ignore[override]
         features, where, out = ctx.saved_tensors
         result = torch.zeros_like(features)
-        _backward(features.numpy(), where.numpy(), out.numpy(), gradient.float().contiguous().numpy(), result.numpy())
+        arrays = (features, where, out, gradient.float().contiguous(), result)
+        run(_backward, zip(*(array.numpy() for array in arrays), strict=True))
         return result, None
 
 

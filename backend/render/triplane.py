@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from backend.render.parallel import chunks, inlined, kernel, run
 
 STEP = 0.06  # the length whose opacity is sigmoid(logit); scene units
 Decoder = Callable[[Tensor], Tensor]  # features [..., C] to (logit, r, g, b) [..., 4], colours before the sigmoid
@@ -21,58 +22,50 @@ Decoder = Callable[[Tensor], Tensor]  # features [..., C] to (logit, r, g, b) [.
 PLANE_AXES = ((0, 1), (0, 2), (2, 1))
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@inlined
+def _corner(position, size):
+    """The left cell and the weight of the right one for a position in [-1, 1], clamped to the border."""
+    x = min(max((position + 1.0) * 0.5 * size - 0.5, 0.0), size - 1.0)
+    left = min(int(x), size - 2)
+    return left, np.float32(x - left)
+
+
+@inlined
+def _weights(fu, fv):
+    one = np.float32(1.0)
+    return (one - fu) * (one - fv), fu * (one - fv), (one - fu) * fv, fu * fv
+
+
+@kernel
 def _gather(planes, points, out):
-    batch, _, height, width, channels = planes.shape
-    count = points.shape[1]
-    blocks = 8
-    for job in numba.prange(batch * blocks):
-        b, block = job // blocks, job % blocks
-        for i in range(block * count // blocks, (block + 1) * count // blocks):
+    """planes [3, H, W, C], points [K, 3], out [K, C]."""
+    height, width, channels = planes.shape[1:]
+    for i in range(points.shape[0]):
+        for c in range(channels):
+            out[i, c] = 0.0
+        for plane in range(3):
+            u, fu = _corner(points[i, 2 if plane == 2 else 0], width)
+            v, fv = _corner(points[i, 2 if plane == 1 else 1], height)
+            w00, w01, w10, w11 = _weights(fu, fv)
+            p = planes[plane]
             for c in range(channels):
-                out[b, i, c] = 0.0
-            for plane in range(3):
-                first = points[b, i, 2 if plane == 2 else 0]
-                second = points[b, i, 2 if plane == 1 else 1]
-                u = min(max((first + 1.0) * 0.5 * width - 0.5, 0.0), width - 1.0)
-                v = min(max((second + 1.0) * 0.5 * height - 0.5, 0.0), height - 1.0)
-                u0, v0 = min(int(u), width - 2), min(int(v), height - 2)
-                fu, fv = np.float32(u - u0), np.float32(v - v0)
-                one = np.float32(1.0)
-                w00, w01 = (one - fu) * (one - fv), fu * (one - fv)
-                w10, w11 = (one - fu) * fv, fu * fv
-                p = planes[b, plane]
-                for c in range(channels):
-                    out[b, i, c] += (
-                        w00 * p[v0, u0, c]
-                        + w01 * p[v0, u0 + 1, c]
-                        + w10 * p[v0 + 1, u0, c]
-                        + w11 * p[v0 + 1, u0 + 1, c]
-                    )
+                out[i, c] += w00 * p[v, u, c] + w01 * p[v, u + 1, c] + w10 * p[v + 1, u, c] + w11 * p[v + 1, u + 1, c]
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
-def _scatter(points, gradient, planes_gradient):
-    batch, _, height, width, channels = planes_gradient.shape
-    for job in numba.prange(batch * 3):  # one plane a job, so no two jobs write the same cell
-        b, plane = job // 3, job % 3
-        p = planes_gradient[b, plane]
-        for i in range(points.shape[1]):
-            first = points[b, i, 2 if plane == 2 else 0]
-            second = points[b, i, 2 if plane == 1 else 1]
-            u = min(max((first + 1.0) * 0.5 * width - 0.5, 0.0), width - 1.0)
-            v = min(max((second + 1.0) * 0.5 * height - 0.5, 0.0), height - 1.0)
-            u0, v0 = min(int(u), width - 2), min(int(v), height - 2)
-            fu, fv = np.float32(u - u0), np.float32(v - v0)
-            one = np.float32(1.0)
-            w00, w01 = (one - fu) * (one - fv), fu * (one - fv)
-            w10, w11 = (one - fu) * fv, fu * fv
-            for c in range(channels):
-                g = gradient[b, i, c]
-                p[v0, u0, c] += w00 * g
-                p[v0, u0 + 1, c] += w01 * g
-                p[v0 + 1, u0, c] += w10 * g
-                p[v0 + 1, u0 + 1, c] += w11 * g
+@kernel
+def _scatter(points, gradient, plane, target):
+    """points [K, 3], gradient [K, C]; target [H, W, C], the gradient of plane number `plane`."""
+    height, width, channels = target.shape
+    for i in range(points.shape[0]):
+        u, fu = _corner(points[i, 2 if plane == 2 else 0], width)
+        v, fv = _corner(points[i, 2 if plane == 1 else 1], height)
+        w00, w01, w10, w11 = _weights(fu, fv)
+        for c in range(channels):
+            g = gradient[i, c]
+            target[v, u, c] += w00 * g
+            target[v, u + 1, c] += w01 * g
+            target[v + 1, u, c] += w10 * g
+            target[v + 1, u + 1, c] += w11 * g
 
 
 class _SamplePlanesCpu(torch.autograd.Function):
@@ -80,7 +73,9 @@ class _SamplePlanesCpu(torch.autograd.Function):
     def forward(ctx, planes: Tensor, points: Tensor) -> Tensor:  # type: ignore[override]
         planes, points = planes.float().contiguous(), points.float().contiguous()
         out = torch.empty(*points.shape[:2], planes.shape[-1])
-        _gather(planes.detach().numpy(), points.numpy(), out.numpy())
+        p, k, o = planes.detach().numpy(), points.numpy(), out.numpy()
+        parts = chunks(k.shape[1], 4096)
+        run(_gather, [(p[b], k[b, first:last], o[b, first:last]) for b in range(len(k)) for first, last in parts])
         ctx.save_for_backward(points)
         ctx.planes_shape = planes.shape
         return out
@@ -89,7 +84,9 @@ class _SamplePlanesCpu(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):  # type: ignore[override]
         (points,) = ctx.saved_tensors
         planes_gradient = torch.zeros(ctx.planes_shape)
-        _scatter(points.numpy(), gradient.float().contiguous().numpy(), planes_gradient.numpy())
+        k, g, target = points.numpy(), gradient.float().contiguous().numpy(), planes_gradient.numpy()
+        # One plane a job, so that no two jobs write the same cell.
+        run(_scatter, [(k[b], g[b], plane, target[b, plane]) for b in range(len(k)) for plane in range(3)])
         return planes_gradient, None
 
 

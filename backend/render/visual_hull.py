@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from backend.cameras import rays, world_to_camera_opencv
 from backend.datatypes import Cameras
+from backend.render.parallel import inlined, kernel, run
 
 REACH = 1.3  # half the length of the stretch round the point nearest to the origin that is searched
 _STEPS, _BISECTIONS = 56, 5
 
 
-@numba.njit(fastmath=True, cache=True)
+@inlined
 def _agreement(alpha, world_to_pixel, skip, x, y, z):
     """The smallest alpha that any other view shows at a point."""
     views, height, width = alpha.shape
@@ -33,18 +33,17 @@ def _agreement(alpha, world_to_pixel, skip, x, y, z):
     return least
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
-def _enter(alpha, world_to_pixel, origins, directions, reach, out):
-    views, count = origins.shape[0], origins.shape[1]
+@kernel
+def _enter(alpha, world_to_pixel, view, origins, directions, reach, out):
+    """origins, directions [K, 3] of rays of view number `view`; out [K]."""
     step = 2.0 * reach / _STEPS
-    for job in numba.prange(views * count):
-        v, i = job // count, job % count
-        o, d = origins[v, i], directions[v, i]
+    for i in range(origins.shape[0]):
+        o, d = origins[i], directions[i]
         nearest = -(o[0] * d[0] + o[1] * d[1] + o[2] * d[2])
         best, best_t = np.float32(-1.0), nearest
         for k in range(_STEPS):
             t = nearest - reach + (k + 0.5) * step
-            seen = _agreement(alpha, world_to_pixel, v, o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
+            seen = _agreement(alpha, world_to_pixel, view, o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
             if seen > best:
                 best, best_t = seen, t
             if seen >= 0.5:
@@ -52,13 +51,13 @@ def _enter(alpha, world_to_pixel, origins, directions, reach, out):
                 for _ in range(_BISECTIONS):
                     middle = 0.5 * (outside + inside)
                     x, y, z = o[0] + middle * d[0], o[1] + middle * d[1], o[2] + middle * d[2]
-                    if _agreement(alpha, world_to_pixel, v, x, y, z) >= 0.5:
+                    if _agreement(alpha, world_to_pixel, view, x, y, z) >= 0.5:
                         inside = middle
                     else:
                         outside = middle
                 best_t = inside
                 break
-        out[v, i] = best_t if best > 0.0 else nearest
+        out[i] = best_t if best > 0.0 else nearest
 
 
 def hull_distances(alpha: Tensor, cameras: Cameras, size: int) -> Tensor:
@@ -71,12 +70,8 @@ def hull_distances(alpha: Tensor, cameras: Cameras, size: int) -> Tensor:
     world_to_pixel = pixels.intrinsics @ world_to_camera_opencv(pixels)[:, :3]
     origins, directions = rays(cameras.resized(size, size))
     out = np.empty((len(cameras), size * size), np.float32)
-    _enter(
-        np.ascontiguousarray(alpha.detach().float().cpu().numpy()),
-        np.ascontiguousarray(world_to_pixel.cpu().numpy()),
-        np.ascontiguousarray(origins.flatten(1, 2).cpu().numpy()),
-        np.ascontiguousarray(directions.flatten(1, 2).cpu().numpy()),
-        REACH,
-        out,
-    )
+    silhouettes = np.ascontiguousarray(alpha.detach().float().cpu().numpy())
+    matrices = np.ascontiguousarray(world_to_pixel.cpu().numpy())
+    starts, ways = (np.ascontiguousarray(x.flatten(1, 2).cpu().numpy()) for x in (origins, directions))
+    run(_enter, [(silhouettes, matrices, v, starts[v], ways[v], REACH, out[v]) for v in range(len(cameras))])
     return torch.from_numpy(out).reshape(len(cameras), size, size).to(alpha.device)
