@@ -14,7 +14,7 @@ from backend.formats.whole_file import TEMPORARY_PREFIX, write_text, writing_fai
 REQUEST, REPORT = "request.json", "report.json"
 TRANSFORMS, GAUSSIANS = "transforms.json", "gaussians.ply"
 MESH_ARRAYS, MESH_GLB, BASE_COLOR = "mesh.npz", "mesh.glb", "base_color.png"
-PREVIEW = "preview.png"
+PREVIEW = "views_preview.png"  # the views side by side, also while they are being made
 _VIEW_NAME = re.compile(r"\d{3,4}\.png")
 # What is removed when a result is made anew: what was made from the old one, so that no folder shows a mixture. The
 # views' cameras go first and come back last: without them there are no views.
@@ -30,6 +30,7 @@ class JobFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).expanduser().absolute()
+        self._made: list[Path] = []  # folders that `create` made, the outer one first
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -46,10 +47,12 @@ class JobFolder:
         holds files of the same names that no job made: those are somebody's data.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             if not self.is_job:
                 self._refuse_foreign(keep)
-            (self / "views").mkdir(exist_ok=True)
+            for folder in (self.path, self / "views"):
+                if not folder.exists():
+                    folder.mkdir(parents=True)
+                    self._made.append(folder)
             for folder in (self.path, self / "views"):
                 for left in folder.glob(TEMPORARY_PREFIX + "*"):
                     left.unlink(missing_ok=True)
@@ -89,6 +92,15 @@ class JobFolder:
             for name in _OUTDATED[result]:
                 if (self / name) != keep:
                     (self / name).unlink(missing_ok=True)
+
+    def remove_if_empty(self) -> None:
+        """After a job that came to nothing: remove what `create` made, unless there is a result in it."""
+        if not self._made or self.is_job:
+            return
+        with contextlib.suppress(OSError):
+            (self / PREVIEW).unlink(missing_ok=True)
+            for folder in reversed(self._made):
+                folder.rmdir()
 
     def drop_extra_views(self, count: int) -> None:
         """Remove views beyond the first `count`, left by a job that had more."""

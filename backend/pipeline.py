@@ -55,9 +55,8 @@ def run_job(
     job = _Job(request, JobFolder(folder), models or Models(), device, stop or (lambda: False))
     try:
         yield from job.run(from_stage, to_stage)
-    except MemoryError as error:
-        raise _out_of_memory() from error
-    except RuntimeError as error:
+    except BaseException as error:  # also where the walk is given up: a folder without a result is no job
+        job.folder.remove_if_empty()
         if is_out_of_memory(error):
             raise _out_of_memory() from error
         raise
@@ -99,7 +98,6 @@ class _Job:
         stages = [stage for result in plan for stage in STAGES_OF[result]]
         self.clock = Clock({stage: self.models.seconds.get(stage, self.recipe.seconds[stage]) for stage in stages})
         self.folder.create(keep=self._source_path())
-        self.folder.write_json(REQUEST, self.request.to_json())
         self.report.begin(plan, self.device)
 
         if "views" in plan:
@@ -162,6 +160,11 @@ class _Job:
         self._check_stop()
         return self.clock.begin(stage, message)
 
+    def _begin_result(self, result: str, keep: Path | None = None) -> None:
+        """A result is computed and about to be renamed into place; only now does anything in the folder change."""
+        self.folder.begin_result(result, keep=keep)
+        self.folder.write_json(REQUEST, self.request.to_json())
+
     def _walk(self, steps: Generator[Step, None, T], kind: str | None = None) -> Events[T]:
         """Walk a stage of the running kind to its end, asking between steps whether to go on."""
         try:
@@ -179,7 +182,7 @@ class _Job:
             steps.close()
 
     def _show(self, pictures: torch.Tensor) -> Preview:
-        """Views [V, 4, H, W] side by side in preview.png."""
+        """Views [V, 4, H, W] side by side in one picture."""
         write_png(self.folder / PREVIEW, torch.cat(list(pictures.detach().float().cpu()), dim=2))
         return Preview("views", str(self.folder / PREVIEW))
 
@@ -219,7 +222,7 @@ class _Job:
             for name, rgba in zip(names, views.rgba, strict=True):
                 write_png(stack.enter_context(whole_file(self.folder / name)), rgba)
             write_transforms(cameras, views.cameras, names)
-            self.folder.begin_result("views")
+            self._begin_result("views")
         self.folder.drop_extra_views(len(views))
         self.clock.end()
         yield self._show(views.rgba)
@@ -243,12 +246,12 @@ class _Job:
         self._check_stop()
         target = self.folder / GAUSSIANS
         if source is not None and target.exists() and target.samefile(source):
-            self.folder.begin_result("gaussians", keep=target)  # the user's own file stays as it is
+            self._begin_result("gaussians", keep=target)  # the user's own file stays as it is
         else:
             with whole_file(target) as temporary:
                 if write_gaussian_ply(temporary, gaussians) == 0:
                     raise BadInput("Every Gaussian is transparent: there is no object.", "Try another seed or source.")
-                self.folder.begin_result("gaussians")
+                self._begin_result("gaussians")
         self.report.sizes["gaussians"] = len(gaussians)
         self.clock.end()
 
@@ -287,7 +290,7 @@ class _Job:
             write_png(picture, textured.base_color)
             write_glb(glb, textured)
             write_mesh_npz(arrays, textured)
-            self.folder.begin_result("mesh")
+            self._begin_result("mesh")
         self.report.sizes |= {
             "vertices": textured.mesh.vertices.shape[0],
             "faces": textured.mesh.faces.shape[0],

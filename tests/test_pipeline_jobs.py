@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("report.json", "request.json", "preview.png")
+        if path.is_file() and path.name not in ("report.json", "request.json", "views_preview.png")
     }
 
 
@@ -306,6 +306,34 @@ def test_missing_sources_change_nothing(tmp_path: Path, source: str) -> None:
     assert contents(tmp_path / "job") == before
 
 
+def test_what_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.png").write_text("no picture")
+    for folder in ("new", "empty"):
+        with pytest.raises(BadInput):
+            run(tmp_path / folder, prompt="ein kleiner florp")
+        with pytest.raises(BadInput):
+            run(tmp_path / folder, image=str(tmp_path / "bad.png"))
+        with pytest.raises(Cancelled):
+            run(tmp_path / folder, prompt=PROMPT, stop=lambda: True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad.png", "empty"]
+    (tmp_path / "empty" / "views").mkdir()  # somebody's own
+    with pytest.raises(Cancelled):
+        run(tmp_path / "empty", prompt=PROMPT, stop=lambda: True)
+    with pytest.raises(BadInput):
+        run(tmp_path / "empty", prompt=PROMPT, from_stage="mesh")
+    assert (tmp_path / "empty" / "views").is_dir()
+
+
+def test_a_failed_request_does_not_rewrite_what_made_the_results(tmp_path: Path) -> None:
+    run(tmp_path, prompt=PROMPT, seed=3)
+    with pytest.raises(BadInput):
+        run(tmp_path, prompt="ein kleiner florp", seed=4)
+    with pytest.raises(Cancelled):
+        run(tmp_path, prompt="a mug", stop=lambda: True)
+    assert (read(tmp_path / "request.json")["prompt"], read(tmp_path / "request.json")["seed"]) == (PROMPT, 3)
+
+
 def test_a_failed_reroll_leaves_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path, prompt=PROMPT)
     before = contents(tmp_path)
@@ -346,7 +374,7 @@ def test_cancel_is_obeyed_at_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         run(tmp_path, prompt=PROMPT, stop=stop, steps=100)
     assert len(asked) == 4
-    assert {path.name for path in tmp_path.iterdir()} <= {"request.json", "views", "preview.png"}
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("stage", STAGES)
