@@ -9,7 +9,7 @@ from typing import Any
 from .client import Failure
 
 
-def draw_lines(layout: Any, texts: Iterable[str], width: int = 110, icon: str = "NONE") -> None:
+def draw_lines(layout: Any, texts: Iterable[str], width: int, icon: str = "NONE") -> None:
     """Texts as labels of at most `width` characters; the icon stands before the first line of each."""
     column = layout.column(align=True)
     column.scale_y = 0.8

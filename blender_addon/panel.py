@@ -103,10 +103,9 @@ def _draw_views(box: Any, job: Job) -> None:
 def _draw_progress(box: Any, job: Job) -> None:
     what = job.message if job.state is not State.RUNNING else STAGE_NAMES.get(job.stage, "Starting")
     left = f", {duration(job.eta)} left" if job.eta is not None and job.state is State.RUNNING else ""
+    box.label(text=what)
     box.progress(factor=job.overall, type="BAR", text=f"{job.overall:.0%}{left}")
-    row = box.row()
-    row.label(text=what)
-    row.operator("splatsmith.cancel", icon="CANCEL")
+    box.operator("splatsmith.cancel", icon="CANCEL")
 
 
 def register() -> None:

@@ -11,9 +11,10 @@ import bpy
 from bpy.props import EnumProperty, StringProperty
 
 from . import torch_builds
-from .drawing import draw_failure, draw_lines
+from .drawing import characters, draw_failure, draw_lines
 
 LOG_LINES = 8
+FRAME = 60  # pixels that Blender draws around an add-on's preferences
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class SplatsmithPreferences(bpy.types.AddonPreferences):
         default="cpu",
     )
 
-    def draw(self, _context: Any) -> None:
+    def draw(self, context: Any) -> None:
         from . import session
 
         if session.current is None:
@@ -88,7 +89,8 @@ class SplatsmithPreferences(bpy.types.AddonPreferences):
         state = session.current
         layout = self.layout
         layout.use_property_split = True
-        _draw_state(layout, state)
+        width = characters(context.region.width - FRAME, context.preferences.system.ui_scale)
+        _draw_state(layout, state, width)
         buttons = layout.row(align=True)
         if state.set_up is not None and state.set_up.running:
             buttons.operator("splatsmith.cancel_set_up", icon="CANCEL")
@@ -99,28 +101,29 @@ class SplatsmithPreferences(bpy.types.AddonPreferences):
             draw_lines(
                 layout,
                 ["Set Up downloads packages and needs Allow Online Access in Preferences > System > Network."],
+                width,
                 icon="INTERNET_OFFLINE",
             )
-        _draw_set_up(layout, state)
-        _draw_check(layout, state)
+        _draw_set_up(layout, state, width)
+        _draw_check(layout, state, width)
         fields = layout.column()
         if sys.platform != "darwin":
             fields.prop(self, "build")
         fields.prop(self, "python")
         fields.prop(self, "base_python")
         fields.prop(self, "data_folder")
-        draw_lines(layout, [f"Data: {session.home().path}"], icon="FILE_FOLDER")
+        draw_lines(layout, [f"Data: {session.home().path}"], width, icon="FILE_FOLDER")
 
 
-def _draw_state(layout: Any, state: Any) -> None:
+def _draw_state(layout: Any, state: Any, width: int) -> None:
     status = state.status()
     if status.ready:
-        draw_lines(layout, [f"The backend runs on {status.python}"], icon="CHECKMARK")
+        draw_lines(layout, [f"The backend runs on {status.python}"], width, icon="CHECKMARK")
     else:
-        draw_failure(layout, status.failure, width=90)
+        draw_failure(layout, status.failure, width)
 
 
-def _draw_set_up(layout: Any, state: Any) -> None:
+def _draw_set_up(layout: Any, state: Any, width: int) -> None:
     set_up = state.set_up
     if set_up is None:
         return
@@ -128,13 +131,13 @@ def _draw_set_up(layout: Any, state: Any) -> None:
     if set_up.running:
         box.progress(factor=set_up.fraction, type="BAR", text=f"{set_up.step}  {set_up.fraction:.0%}")
     elif set_up.failure is not None:
-        draw_failure(box, set_up.failure, width=90)
+        draw_failure(box, set_up.failure, width)
     else:
         box.label(text="Set Up was cancelled." if set_up.cancelled else "Set Up is done.", icon="INFO")
-    draw_lines(box, set_up.lines[-LOG_LINES:])
+    draw_lines(box, set_up.lines[-LOG_LINES:], width)
 
 
-def _draw_check(layout: Any, state: Any) -> None:
+def _draw_check(layout: Any, state: Any, width: int) -> None:
     check = state.check
     if check is None:
         return
@@ -143,10 +146,10 @@ def _draw_check(layout: Any, state: Any) -> None:
         box.label(text="Checking", icon="SORTTIME")
         return
     if check.failure is not None:
-        draw_failure(box, check.failure, width=90)
+        draw_failure(box, check.failure, width)
     else:
         box.label(text="All is well.", icon="CHECKMARK")
-    draw_lines(box, check.lines)
+    draw_lines(box, check.lines, width)
 
 
 def register() -> None:

@@ -76,7 +76,8 @@ def draw_preferences() -> str:
 
     layout = RecordingLayout()
     fields = SimpleNamespace(layout=layout, bl_rna=preferences.SplatsmithPreferences.bl_rna)
-    preferences.SplatsmithPreferences.draw(fields, bpy.context)
+    context = SimpleNamespace(region=SimpleNamespace(width=520), preferences=bpy.context.preferences)
+    preferences.SplatsmithPreferences.draw(fields, context)
     return " ".join(layout.texts)
 
 
@@ -247,6 +248,31 @@ def test_check_tells_what_the_backend_has(state):
     said = draw_preferences()
     # The stand-in's Python is Blender's, which has no torch: exactly what a check is for.
     assert "lacks torch" in said
+
+
+def test_the_preferences_follow_set_up(state, monkeypatch):
+    from blender_addon import session
+    from blender_addon.client import Failure
+
+    stand_in = SimpleNamespace(
+        running=True, fraction=0.4, step="Installing torch", lines=["Collecting torch"], failure=None, cancelled=False
+    )
+    stand_in.poll = lambda: True
+    stand_in.cancel = lambda **_: setattr(stand_in, "cancelled", True)
+    monkeypatch.setattr(session, "SetUp", lambda _plan: SimpleNamespace(start=lambda: stand_in))
+    monkeypatch.setattr(session, "plan", lambda: None)
+    state.start_set_up()
+    said = draw_preferences()
+    assert "Installing torch  40%" in said
+    assert "Collecting torch" in said
+    assert "<Cancel Set Up>" in said
+    bpy.ops.splatsmith.cancel_set_up()
+    stand_in.running = False
+    assert "Set Up was cancelled." in draw_preferences()
+    stand_in.cancelled, stand_in.failure = False, Failure("no_python", "No Python was found.", "Install one.")
+    assert "No Python was found." in draw_preferences()
+    stand_in.failure = None
+    assert "Set Up is done." in draw_preferences()
 
 
 def test_the_timer_ends_when_there_is_nothing_to_do(state, place):
