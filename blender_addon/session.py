@@ -38,6 +38,7 @@ class Session:
         self.set_up: SetUp | None = None
         self.check: Check | None = None
         self.problem: Failure | None = None  # a failure outside any job
+        self.drawn: tuple[object, ...] = ()  # the face that was last asked to be drawn
         self._status: tuple[float, Status] | None = None
 
     def status(self) -> Status:
@@ -84,6 +85,18 @@ class Session:
         """Whether something goes on that a person waits for."""
         working = (self.set_up is not None and self.set_up.running) or (self.check is not None and self.check.running)
         return self.runner.busy or bool(self.arriving) or working
+
+    def face(self) -> tuple[object, ...]:
+        """What the panel and the preferences show, roughly: they are drawn again only when it changes."""
+        job, set_up = self.last, self.set_up
+        shown: list[object] = [self.active, self.problem, len(self.arriving), len(self.runner.waiting)]
+        if job is not None:
+            eta = None if job.eta is None else round(job.eta)
+            shown += [job.id, job.state, job.stage, job.message, round(job.overall, 3), eta, len(job.warnings)]
+            shown.append(job.previews.get("views"))
+        if set_up is not None:
+            shown += [set_up.step, round(set_up.fraction, 3), len(set_up.lines), set_up.lines[-1:]]
+        return (*shown, self.check is not None and self.check.running)
 
     def advance(self) -> None:
         """One step of everything, without waiting."""
@@ -173,8 +186,11 @@ def tick() -> float | None:
             "internal", f"The add-on stumbled ({error}).", "Restart Blender and report this, please."
         )
         current.runner.close()
-    if was_active or current.active:
+    face = current.face()
+    if face != current.drawn:  # a thread may have changed it since the last tick
+        current.drawn = face
         redraw()
+    if was_active or current.active:
         return BUSY_PAUSE
     return IDLE_PAUSE if current.runner.backend_pid is not None else None
 

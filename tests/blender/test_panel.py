@@ -170,6 +170,24 @@ def test_a_killed_backend_is_told_and_the_next_click_works(state, place):
     assert "stopped" not in draw()
 
 
+def test_nothing_is_drawn_again_that_did_not_change(state, place, monkeypatch):
+    from blender_addon import session
+
+    drawn = []
+    monkeypatch.setattr(session, "redraw", lambda: drawn.append(state.face()))
+    job = state.generate({"prompt": "slow"}, place)
+    tick_until(lambda: job.overall > 0)
+    before = len(drawn)
+    for _ in range(5):
+        session.tick()
+    assert len(drawn) <= before + 1, "half a second passes between two steps of the slow stand-in"
+    state.runner.cancel()
+    tick_until(lambda: job.ended)
+    session.tick()
+    assert drawn[-1] == state.face()
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_several_clicks_make_several_objects_and_no_failure_is_lost(state, place):
     jobs = [state.generate({"prompt": prompt}, place) for prompt in ("a mug", "refuse", "a mug")]
     assert len({job.folder for job in jobs}) == 3
