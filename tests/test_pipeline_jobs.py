@@ -1,30 +1,24 @@
-"""A job from end to end with tiny models: every entry, every exit, going on, cancelling, failing."""
+"""A job from end to end with tiny models: every entry, every exit, going on."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stand_ins
 import torch
+from pipeline_runs import PROMPT, contents, read, run
 
 import backend.pipeline
 from backend import recipes
-from backend.datatypes import Step
-from backend.errors import BadInput, Cancelled, MissingWeights, OutOfMemory, UnsupportedDevice
+from backend.errors import BadInput
 from backend.events import STAGES, Done, Preview, Progress, Warned
 from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from backend.formats.images import read_image, write_png
 from backend.formats.transforms_json import read_views, write_transforms
 from backend.models import Models
 from backend.outside import load_job_views
-from backend.request import Request
-
-PROMPT = "a red mushroom"
 
 
 @pytest.fixture(autouse=True)
@@ -32,27 +26,6 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.RECIPES, "starter", stand_ins.TINY)
     monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
     monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
-
-
-def run(folder: Path, stop: Callable[[], bool] | None = None, models: Models | None = None, **fields: Any) -> list:
-    stages = {name: fields.pop(name) for name in ("from_stage", "to_stage", "device") if name in fields}
-    fields.setdefault("faces", 100)
-    fields.setdefault("texture_size", 64)
-    request = Request.from_json(fields)
-    return list(backend.pipeline.run_job(request, folder, stop=stop, models=models, **stages))
-
-
-def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """What is in the folder, but for the names of the files that say when."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("report.json", "request.json", "views_preview.png")
-    }
 
 
 def scene(folder: Path, views: int = 4, **options: Any) -> Path:
@@ -295,157 +268,3 @@ def test_stages_that_cannot_be(tmp_path: Path, from_stage: str | None, to_stage:
     with pytest.raises(BadInput):
         run(tmp_path / "job", prompt=PROMPT, from_stage=from_stage, to_stage=to_stage)
     assert not (tmp_path / "job").exists()
-
-
-@pytest.mark.parametrize("source", ["image", "cameras", "gaussians"])
-def test_missing_sources_change_nothing(tmp_path: Path, source: str) -> None:
-    run(tmp_path / "job", prompt=PROMPT)
-    before = contents(tmp_path / "job")
-    with pytest.raises(BadInput, match="There is no"):
-        run(tmp_path / "job", **{source: str(tmp_path / "none.json")})
-    assert contents(tmp_path / "job") == before
-
-
-def test_what_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "bad.png").write_text("no picture")
-    for folder in ("new", "empty"):
-        with pytest.raises(BadInput):
-            run(tmp_path / folder, prompt="ein kleiner florp")
-        with pytest.raises(BadInput):
-            run(tmp_path / folder, image=str(tmp_path / "bad.png"))
-        with pytest.raises(Cancelled):
-            run(tmp_path / folder, prompt=PROMPT, stop=lambda: True)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad.png", "empty"]
-    (tmp_path / "empty" / "views").mkdir()  # somebody's own
-    with pytest.raises(Cancelled):
-        run(tmp_path / "empty", prompt=PROMPT, stop=lambda: True)
-    with pytest.raises(BadInput):
-        run(tmp_path / "empty", prompt=PROMPT, from_stage="mesh")
-    assert (tmp_path / "empty" / "views").is_dir()
-
-
-def test_a_failed_request_does_not_rewrite_what_made_the_results(tmp_path: Path) -> None:
-    run(tmp_path, prompt=PROMPT, seed=3)
-    with pytest.raises(BadInput):
-        run(tmp_path, prompt="ein kleiner florp", seed=4)
-    with pytest.raises(Cancelled):
-        run(tmp_path, prompt="a mug", stop=lambda: True)
-    assert (read(tmp_path / "request.json")["prompt"], read(tmp_path / "request.json")["seed"]) == (PROMPT, 3)
-
-
-def test_a_failed_reroll_leaves_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path, prompt=PROMPT)
-    before = contents(tmp_path)
-    monkeypatch.setattr(stand_ins.TinyGenerator, "fail", RuntimeError("a bug"))
-    with pytest.raises(RuntimeError, match="a bug"):
-        run(tmp_path, prompt=PROMPT, seed=5)
-    assert contents(tmp_path) == before
-
-
-def test_a_new_view_takes_what_was_made_of_the_old_one_away(tmp_path: Path) -> None:
-    run(tmp_path, prompt=PROMPT)
-    done = run(tmp_path, prompt=PROMPT, seed=5, to_stage="views")[-1]
-    assert set(done.files) == {"views", "transforms", "report"}
-
-
-def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path, prompt=PROMPT)
-    before = contents(tmp_path)
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, os.strerror(28))
-
-    with monkeypatch.context() as patch:
-        patch.setattr("backend.formats.glb.write_glb", full)
-        with pytest.raises(BadInput, match="disk is full"):
-            run(tmp_path, prompt=PROMPT, from_stage="mesh", texture_size=256)
-    assert contents(tmp_path) == before
-    run(tmp_path, prompt=PROMPT, from_stage="mesh")
-
-
-def test_cancel_is_obeyed_at_the_next_step(tmp_path: Path) -> None:
-    asked = []
-
-    def stop() -> bool:
-        asked.append(None)
-        return len(asked) > 3
-
-    with pytest.raises(Cancelled):
-        run(tmp_path, prompt=PROMPT, stop=stop, steps=100)
-    assert len(asked) == 4
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_cancel_in_every_stage_leaves_whole_results(tmp_path: Path, stage: str) -> None:
-    running: list[str] = []
-    request = Request(prompt=PROMPT, texture_size=64)
-    job = backend.pipeline.run_job(request, tmp_path, stop=lambda: bool(running) and running[-1] == stage)
-
-    def walk() -> None:
-        for event in job:
-            if isinstance(event, Progress):
-                running.append(event.stage)
-
-    with pytest.raises(Cancelled):
-        walk()
-    there = {path.name for path in tmp_path.iterdir()}
-    assert ("gaussians.ply" in there) == (STAGES.index(stage) > 1)
-    assert "mesh.npz" not in there
-    done = run(tmp_path, prompt=PROMPT)[-1]
-    assert "mesh_glb" in done.files
-
-
-def test_walking_away_closes_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = []
-
-    def surface(gaussians: Any, faces: int) -> Any:
-        try:
-            yield Step(1, 2)
-            yield Step(2, 2)
-        finally:
-            closed.append(True)
-
-    monkeypatch.setattr(backend.pipeline, "_surface", surface)
-    job = backend.pipeline.run_job(Request(prompt=PROMPT), tmp_path)
-    for event in job:
-        if isinstance(event, Progress) and event.stage == "surface" and event.step == 1:
-            break
-    job.close()
-    assert closed == [True]
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-        RuntimeError("MPS backend out of memory"),
-    ],
-)
-def test_too_little_memory_has_its_own_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    monkeypatch.setattr(stand_ins.TinyGenerator, "fail", error)
-    with pytest.raises(OutOfMemory):
-        run(tmp_path, prompt=PROMPT)
-
-
-def test_missing_weights_and_devices_are_told_before_anything_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(tmp_path, prompt=PROMPT)
-    before = contents(tmp_path)
-    with pytest.raises(UnsupportedDevice):
-        run(tmp_path, prompt=PROMPT, device="abacus")
-
-    def missing(device: str) -> Any:
-        raise MissingWeights("The weights are missing.")
-
-    tiny = stand_ins.TINY
-    monkeypatch.setitem(recipes.RECIPES, "starter", type(tiny)(**{**tiny.__dict__, "load_generator": missing}))
-    with pytest.raises(MissingWeights):
-        run(tmp_path, prompt=PROMPT)
-    assert contents(tmp_path) == before
