@@ -56,7 +56,9 @@ class ModulatedBlock(nn.Module):
     """Self-attention, optionally cross-attention, feed-forward; each normalised, shifted, scaled and gated.
 
     The modulation is the sum of one vector shared by all blocks (see `Modulation`) and a table of this block's own:
-    a fraction of the parameters of a projection in every block (PixArt-alpha section 2.3). Gates start at zero.
+    a fraction of the parameters of a projection in every block (PixArt-alpha section 2.3). What the condition adds starts
+    at zero, the table's own gates at one: where all gates start closed, a network this shallow spends its first thousands
+    of steps opening them.
     """
 
     def __init__(self, width: int, heads: int, cross: bool) -> None:
@@ -66,7 +68,9 @@ class ModulatedBlock(nn.Module):
         self.attention = Attention(width, heads)
         self.cross_attention = Attention(width, heads) if cross else None
         self.feed_forward = FeedForward(width)
-        self.table = nn.Parameter(torch.zeros(branches * 3, width))
+        table = torch.zeros(branches, 3, width)
+        table[:, 2] = 1.0
+        self.table = nn.Parameter(table.flatten(0, 1))
 
     def forward(
         self, x: Tensor, modulation: Tensor, context: Tensor | None = None, mask: Tensor | None = None

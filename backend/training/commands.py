@@ -19,7 +19,6 @@ from backend.training.loop import Budget, LoopOptions, LossFunction, Watch, load
 from backend.vocabulary import TOKENS
 from backend.weights import STARTER_PACK, save_checkpoint
 
-
 __all__ = ["add_evaluate_arguments", "add_train_arguments", "run_evaluate", "run_train"]
 
 

@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 NO_TEXT_SHARE = 0.1
 NO_TEXT_SHARE_PICTURED = 0.5  # a user who gives a picture mostly gives no words
 SAMPLES_PER_RAY = 32
-OCCUPANCY_WEIGHT, SURFACE_COLOR_WEIGHT, ALPHA_WEIGHT = 0.1, 0.25, 1.0
+OCCUPANCY_WEIGHT, SURFACE_COLOR_WEIGHT, ALPHA_WEIGHT = 0.2, 1.0, 1.0
 
 
 def new_network(**sizes: int) -> Dmv3d:

@@ -40,7 +40,7 @@ class LoopOptions:
     batch: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    warm_up: int = 200
+    warm_up: int = 100
     decay_share: float = 0.4  # of the budget, at its end, over which the learning rate falls linearly to a fiftieth
     ema: float = 0.999
     clip: float = 1.0
