@@ -97,9 +97,8 @@ def _command(commands: Any, name: str, text: str, run: Any) -> argparse.Argument
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--prompt", help='what to make, for example "a red mushroom"')
-    source.add_argument("--image", metavar="FILE", help="a picture of one object")
+    parser.add_argument("--prompt", help='what to make, for example "a red mushroom"; beside a picture, what it shows')
+    parser.add_argument("--image", metavar="FILE", help="a picture of one object")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:

@@ -63,7 +63,8 @@ class Views:
 
     def __post_init__(self) -> None:
         expected = (len(self.cameras), 4, self.cameras.height, self.cameras.width)
-        _require(tuple(self.rgba.shape) == expected, f"Views need rgba of the shape {expected}, not {tuple(self.rgba.shape)}.")
+        actual = tuple(self.rgba.shape)
+        _require(actual == expected, f"Views need rgba of the shape {expected}, not {actual}.")
 
     def __len__(self) -> int:
         return len(self.cameras)
@@ -136,7 +137,7 @@ class TexturedMesh:
     def __post_init__(self) -> None:
         faces = self.mesh.faces.shape[0]
         _require(tuple(self.corner_uvs.shape) == (faces, 3, 2), "corner_uvs must have the shape [m, 3, 2].")
-        _require(self.base_color.ndim == 3 and self.base_color.shape[0] == 3, "base_color must have the shape [3, S, S].")
+        _require(self.base_color.ndim == 3 and self.base_color.shape[0] == 3, "base_color must be [3, S, S].")
 
 
 @dataclass(frozen=True)

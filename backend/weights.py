@@ -31,6 +31,7 @@ def save_checkpoint(path: Path, state: dict[str, Tensor], metadata: dict[str, An
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, {key: json.dumps(value) for key, value in metadata.items()})
+    partial.chmod(0o644)  # safetensors writes for the owner alone
     partial.replace(path)
 
 

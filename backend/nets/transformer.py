@@ -56,9 +56,9 @@ class ModulatedBlock(nn.Module):
     """Self-attention, optionally cross-attention, feed-forward; each normalised, shifted, scaled and gated.
 
     The modulation is the sum of one vector shared by all blocks (see `Modulation`) and a table of this block's own:
-    a fraction of the parameters of a projection in every block (PixArt-alpha section 2.3). What the condition adds starts
-    at zero, the table's own gates at one: where all gates start closed, a network this shallow spends its first thousands
-    of steps opening them.
+    a fraction of the parameters of a projection in every block (PixArt-alpha section 2.3). What the condition adds
+    starts at zero, the table's own gates at one: where all gates start closed, a network this shallow spends its first
+    thousands of steps opening them.
     """
 
     def __init__(self, width: int, heads: int, cross: bool) -> None:

@@ -106,6 +106,7 @@ def export(folder: Path, path: Path) -> None:
     if state is None:
         raise BadInput(f"There is no training run in {folder}.", "Give the folder that train --out wrote to.")
     card = {**state["card"], "steps": state["step"], "minutes": round(state["seconds"] / 60, 1)}
+    card["licence"] = "GPL-3.0-or-later"
     save_checkpoint(path, state["ema"], card, torch.float16)
 
 
