@@ -17,7 +17,7 @@ from backend.training import dmv3d, lgm
 from backend.training.evaluate import add_evaluate_arguments, run_evaluate
 from backend.training.loop import Budget, LoopOptions, LossFunction, Watch, load_state, train
 from backend.vocabulary import TOKENS
-from backend.weights import STARTER_PACK, save_checkpoint
+from backend.weights import STARTER_PACK, load_checkpoint, load_into, save_checkpoint
 
 __all__ = ["add_evaluate_arguments", "add_train_arguments", "run_evaluate", "run_train"]
 
@@ -35,6 +35,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads a process")
     parser.add_argument("--processes", type=int, default=1, help="processes on this machine that share every step")
     parser.add_argument("--watch-minutes", type=float, default=8.0, help="time between sample sheets")
+    parser.add_argument("--from-weights", type=Path, help="a .safetensors of the same model to begin with")
     parser.add_argument(
         "--starter-pack", action="store_true", help="also write the averaged weights into the starter pack"
     )
@@ -82,6 +83,10 @@ def _work(rank: int, arguments: argparse.Namespace) -> None:
         os.environ.setdefault("MASTER_PORT", "29531")
         dist.init_process_group("gloo", rank=rank, world_size=arguments.processes)
     plan = _plan(arguments)
+    if arguments.from_weights is not None:
+        state, earlier = load_checkpoint(arguments.from_weights)
+        load_into(plan.network, state, arguments.from_weights.name)
+        plan.card["began_with"] = {key: value for key, value in earlier.items() if key not in ("config", "tokens")}
     options = LoopOptions(
         folder=arguments.out,
         budget=Budget(arguments.steps, arguments.minutes),
