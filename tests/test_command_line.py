@@ -171,7 +171,7 @@ def test_ctrl_c_is_clean(tmp_path: Path) -> None:
     while json.loads(process.stdout.readline()).get("step", 0) < 1:
         pass
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=90)
     assert process.returncode == 130
     assert json.loads(out.splitlines()[-1])["code"] == "cancelled"
     assert "Traceback" not in err
