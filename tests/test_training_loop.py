@@ -136,14 +136,14 @@ def test_the_denoisers_loss_falls_on_one_batch() -> None:
     tokens = torch.tensor([Vocabulary().encode(text).tokens for text in batch.captions])
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     values = []
-    for _ in range(50):
+    for _ in range(100):
         generator = torch.Generator().manual_seed(0)
         loss = dmv3d.total(dmv3d.losses(network, batch, log_snr(torch.tensor([0.4, 0.9])), tokens, generator, "cpu"))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         values.append(float(loss.detach()))
-    assert values[-1] < 0.65 * values[0]
+    assert values[-1] < 0.5 * values[0]
 
 
 def test_the_reconstructors_loss_falls_on_one_batch() -> None:

@@ -2,13 +2,12 @@
 
     noisy RGBA + Plücker rays -> patches -+
     text tokens -------------------------+-> encoder --------> keys, values
-    features lifted into a coarse grid ----> plane tokens -> decoder (self-, cross-attention, adaLN-Zero) -> triplane
+    features lifted into a coarse grid ----> plane tokens -> decoder (self-, cross-attention, adaLN) -> triplane
 
 Where this small version leaves the paper, it does so to learn quickly: the views carry alpha beside colour; text tokens
-share the encoder with the views, and their mean joins the time condition, which also starts the plane tokens (gates
-that open from zero are slow to let a colour's name through); and view features are projected into a coarse
-grid (mean and variance over the views) that starts the plane tokens, which otherwise find the images only through
-attention.
+share the encoder with the views, and their mean joins the time condition, which also starts the plane tokens; the gates
+of adaLN-Zero begin at one (see nets/transformer.py); and view features are projected into a coarse grid (mean and
+variance over the views) that starts the plane tokens, which otherwise find the images only through attention.
 """
 
 from __future__ import annotations

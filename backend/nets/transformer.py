@@ -1,4 +1,4 @@
-"""Transformer blocks modulated by a condition (adaLN-Zero, DiT section 3.2), for the denoisers."""
+"""Transformer blocks modulated by a condition (DiT section 3.2, its gates opened), for the denoisers."""
 
 from __future__ import annotations
 

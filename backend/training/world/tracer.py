@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend import cameras as geometry
 from backend.datatypes import Cameras, Views
 from backend.training.world.primitives import BOUND, COLUMNS, POSITION, albedo, distance
 
@@ -202,9 +201,3 @@ def signed_distances(objects: list[np.ndarray], points: Tensor) -> Tensor:
     values = np.zeros(points.shape[:2], np.float32)
     _distances(rows, counts, np.ascontiguousarray(points.numpy()), values)
     return torch.from_numpy(values)
-
-
-def camera_rays(cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Origins and directions [V * H * W, 3] of all pixels, ready for `trace_rays`."""
-    origins, directions = geometry.rays(cameras)
-    return origins.reshape(-1, 3).contiguous(), directions.reshape(-1, 3).contiguous()
