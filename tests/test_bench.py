@@ -6,11 +6,12 @@ import json
 import torch
 
 from backend import bench
+from backend.bench import render
 
 
 def test_bench_render_prints_a_row_each(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "RENDER_ROWS", ((64, 32), (128, 48)))
-    monkeypatch.setattr(bench, "_matmul_seconds", lambda repeats: 0.1)
+    monkeypatch.setattr(render, "RENDER_ROWS", ((64, 32), (128, 48)))
+    monkeypatch.setattr(render, "matmul_seconds", lambda repeats: 0.1)
     parser = argparse.ArgumentParser()
     bench.add_bench_arguments(parser)
     before = torch.get_num_threads()

@@ -147,9 +147,9 @@ class Dmv3d(nn.Module):
         self.planes = PlaneHead(config)
         self.field = nn.Sequential(
             nn.Linear(config.plane_width, config.decoder_width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(config.decoder_width, config.decoder_width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(config.decoder_width, 4),
         )
         last = self.field[-1]
@@ -200,4 +200,7 @@ class Dmv3d(nn.Module):
 
     def decode(self, features: Tensor) -> Tensor:
         """Plane features [..., C] to (opacity logit, colour logits) [..., 4]."""
+        if features.device.type == "cpu" and features.dim() > 2:
+            # Object by object: what the hidden layers make of a whole batch would fall out of the cache.
+            return torch.stack([self.field(one) for one in features])
         return self.field(features)

@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m backend bench render`, or `python -m backend.bench render`. Times are medians.
+"""`python -m backend bench render`: the Gaussian rasteriser. Times are medians.
 
 `matmuls` is the time in units of one float32 product of two 2048 x 2048 matrices with the same number of threads, which
 says more about the code, and less about the machine, than milliseconds do.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from backend.cameras import orbit, world_to_camera_opencv
+from backend.bench.measure import matmul_seconds, median_seconds
 from backend.render.gaussian_reference import rasterize_reference
 from backend.render.rasterize import rasterization, warm_up
 
@@ -23,27 +23,14 @@ RENDER_ROWS = ((4096, 128), (16384, 128), (65536, 256), (65536, 512), (262144, 5
 REFERENCE_AT_MOST = 4096  # Gaussians for which the torch reference is timed too: it takes seconds for more
 
 
-def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bench`: one subcommand for each part that can be measured."""
-    parts = parser.add_subparsers(metavar="PART", required=True)
-    render = parts.add_parser("render", help="the Gaussian rasteriser", description=bench_render.__doc__)
-    add_render_arguments(render)
-    render.set_defaults(bench=bench_render)
-
-
-def run_bench(args: argparse.Namespace) -> int:
-    """Run the part that was asked for."""
-    return int(args.bench(args))
-
-
-def add_render_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bench render`."""
     parser.add_argument("--threads", type=int, default=1, help="threads to use (default: 1)")
     parser.add_argument("--repeats", type=int, default=9, help="runs of which the median is taken (default: 9)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a row instead of a table")
 
 
-def bench_render(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Time the rasteriser, forward and with its backward pass, for several numbers of Gaussians and picture sizes."""
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
@@ -51,7 +38,7 @@ def bench_render(args: argparse.Namespace) -> int:
         started = time.perf_counter()
         warm_up(backward=True)
         warming = time.perf_counter() - started
-        unit = _matmul_seconds(args.repeats)
+        unit = matmul_seconds(args.repeats)
         if not args.json:
             print(f"{args.threads} thread(s); kernels ready in {warming:.1f} s; one matmul {1e3 * unit:.1f} ms")
             print(f"{'Gaussians':>9} {'pixels':>9} {'forward':>10} {'+backward':>10} {'matmuls':>8} {'reference':>10}")
@@ -85,13 +72,13 @@ def render_row(count: int, size: int, repeats: int, matmul_seconds: float) -> di
         (image.sum() + alphas.sum()).backward()
 
     row: dict[str, Any] = {"gaussians": count, "size": size, "threads": torch.get_num_threads()}
-    ours = _median_seconds(both, repeats)
-    row["forward_ms"] = 1e3 * _median_seconds(forward, repeats)
+    ours = median_seconds(both, repeats)
+    row["forward_ms"] = 1e3 * median_seconds(forward, repeats)
     row["both_ms"] = 1e3 * ours
     row["both_matmuls"] = ours / matmul_seconds
     row["reference_ratio"] = None
     if count <= REFERENCE_AT_MOST:
-        row["reference_ratio"] = _median_seconds(lambda: both(rasterize_reference), 1) / ours
+        row["reference_ratio"] = median_seconds(lambda: both(rasterize_reference), 1) / ours
     return row
 
 
@@ -111,24 +98,3 @@ def _scene(count: int, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
     cameras = orbit([30.0], 15.0, 1.5, 49.1, size)
     viewmats = world_to_camera_opencv(cameras)
     return gaussians, {"viewmats": viewmats, "Ks": cameras.intrinsics, "width": size, "height": size}
-
-
-def _matmul_seconds(repeats: int) -> float:
-    a = torch.rand(2048, 2048)
-    return _median_seconds(lambda: torch.mm(a, a), repeats)
-
-
-def _median_seconds(function: Callable[[], Any], repeats: int) -> float:
-    function()  # not counted: allocations, caches
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-if __name__ == "__main__":
-    _parser = argparse.ArgumentParser(prog="python -m backend.bench", description="Measure the parts on this machine.")
-    add_bench_arguments(_parser)
-    raise SystemExit(run_bench(_parser.parse_args()))
