@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from backend.cameras import orbit, world_to_camera_opencv
 from backend.bench.measure import matmul_seconds, median_seconds
+from backend.cameras import orbit, world_to_camera_opencv
 from backend.render.gaussian_reference import rasterize_reference
 from backend.render.rasterize import rasterization, warm_up
 
