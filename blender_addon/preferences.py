@@ -4,50 +4,19 @@
 # Blender reads its properties from annotations, so they are calls here, and not postponed.
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import bpy
 from bpy.props import EnumProperty, StringProperty
 
-from . import torch_builds
+from . import session, torch_builds
 from .drawing import characters, draw_failure, draw_lines
 
 LOG_LINES = 8
 FRAME = 60  # pixels that Blender draws around an add-on's preferences
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The preferences as plain values; the defaults where the add-on runs from a checkout and has none."""
-
-    python: str = ""
-    base_python: str = ""
-    data_folder: str = ""
-    build: str = "cpu"
-
-
-def settings() -> Settings:
-    addon = bpy.context.preferences.addons.get(__package__)
-    if addon is None or addon.preferences is None:
-        return Settings()
-    stored = addon.preferences
-    return Settings(
-        bpy.path.abspath(stored.python) if stored.python else "",
-        bpy.path.abspath(stored.base_python) if stored.base_python else "",
-        bpy.path.abspath(stored.data_folder) if stored.data_folder else "",
-        stored.build,
-    )
-
-
-def chosen_build() -> str:
-    """The torch build to install; there is only one for Macs."""
-    return "mps" if sys.platform == "darwin" else settings().build
-
-
 def _changed(_preferences: Any, _context: Any) -> None:
-    from . import session
-
     if session.current is not None:
         session.current.settings_changed()
 
@@ -82,8 +51,6 @@ class SplatsmithPreferences(bpy.types.AddonPreferences):
     )
 
     def draw(self, context: Any) -> None:
-        from . import session
-
         if session.current is None:
             return
         state = session.current

@@ -15,13 +15,14 @@ from typing import Any
 
 import bpy
 
-from . import environment, importer, preferences
+from . import environment, importer
 from .check import Check
 from .client import Backend, Failure, Launch, Problem
 from .environment import Home, Status
 from .importer import Placement
 from .installer import Plan, SetUp
 from .jobs import Job, Runner, State, request_of
+from .settings import chosen_build, settings
 
 ADDON_FOLDER = Path(__file__).parent
 BUSY_PAUSE, IDLE_PAUSE = 0.1, 2.0  # seconds between two ticks
@@ -229,11 +230,11 @@ def _window_for(scene_name: str) -> Any:
 
 
 def home() -> Home:
-    return environment.home_folder(preferences.settings().data_folder)
+    return environment.home_folder(settings().data_folder)
 
 
 def current_status() -> Status:
-    return environment.status(home(), preferences.settings().python)
+    return environment.status(home(), settings().python)
 
 
 def blender_folder() -> Path | None:
@@ -259,14 +260,13 @@ def launch() -> Launch:
 
 
 def plan() -> Plan:
-    settings = preferences.settings()
     return Plan(
         home=home(),
         code_folder=code_folder(),
         requirements=ADDON_FOLDER / "requirements.txt",
-        base_preference=settings.base_python,
+        base_preference=settings().base_python,
         own_python=sys.executable,
-        build=preferences.chosen_build(),
+        build=chosen_build(),
         blender_folder=blender_folder(),
     )
 
