@@ -16,6 +16,7 @@ from backend.reconstruct.lgm import LgmReconstructor
 from backend.training import dmv3d, lgm
 from backend.training.commands import export
 from backend.training.dataset import dmv3d_batch
+from backend.training.imagined import imagined_batch
 from backend.training.lgm_dataset import lgm_batch
 from backend.training.loop import Budget, LoopOptions, learning_rate_factor, load_state, train
 from backend.views.dmv3d import Dmv3dGenerator
@@ -183,3 +184,28 @@ def test_pictured_examples_are_framed_as_a_prepared_picture_is() -> None:
     assert max(off_centre) < 4
     assert min(fractions) > 0.5
     assert max(fractions) < 0.8
+
+
+def test_imagined_scenes_are_true_to_themselves() -> None:
+    torch.manual_seed(0)
+    config = Dmv3dConfig(
+        vocabulary=len(TOKENS), image_size=32, width=48, heads=3, encoder_blocks=1, decoder_blocks=1, plane_tokens=4
+    )
+    network = Dmv3d(config)
+    with torch.no_grad():
+        network.field[-1].bias[0] = 1.0  # type: ignore[index, union-attr]  # an untrained field is empty
+    batch, again = (imagined_batch(network, 0, 4, 2, 32, 2) for _ in range(2))
+    assert torch.equal(batch.given, again.given)
+    assert batch.given.shape == (2, 4, 4, 32, 32)
+    assert batch.wanted.shape == (2, 3, 4, 32, 32)
+    assert batch.given[:, :, 3].amax() > 0.5
+    for pictures, cameras, wanted, views in zip(
+        batch.given, batch.cameras, batch.wanted, batch.wanted_cameras, strict=True
+    ):
+        seen = [torch.equal(pose, views.camera_to_world[0]) for pose in cameras.camera_to_world].index(True)
+        assert torch.equal(pictures[seen], wanted[0])
+        assert not torch.allclose(pictures[seen], wanted[1], atol=0.01)
+    assert batch.distance.abs().max() == 0
+    terms, _ = lgm.losses(Lgm(SMALL_LGM), batch, "cpu")
+    assert terms["distance"] == 0
+    assert terms["color"] > 0

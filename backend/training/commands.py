@@ -16,6 +16,7 @@ from backend.errors import BadInput
 from backend.training import dmv3d, lgm
 from backend.training.evaluate import add_evaluate_arguments, run_evaluate
 from backend.training.loop import Budget, LoopOptions, LossFunction, Watch, load_state, train
+from backend.views.dmv3d import Dmv3dGenerator
 from backend.vocabulary import TOKENS
 from backend.weights import STARTER_PACK, load_checkpoint, load_into, save_checkpoint
 
@@ -37,6 +38,9 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch-minutes", type=float, default=8.0, help="time between sample sheets")
     parser.add_argument("--from-weights", type=Path, help="a .safetensors of the same model to begin with")
     parser.add_argument(
+        "--imagined-by", type=Path, help="lgm: a dmv3d .safetensors whose objects take every other batch's place"
+    )
+    parser.add_argument(
         "--starter-pack", action="store_true", help="also write the averaged weights into the starter pack"
     )
 
@@ -57,13 +61,15 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     card: dict[str, Any] = {"model": arguments.model, "command": _command(arguments), "seed": seed}
     if arguments.model == "dmv3d":
         size = arguments.size or 64
-        denoiser = dmv3d.new_network(image_size=size)
-        card |= {"config": denoiser.config.to_dict(), "tokens": list(TOKENS)}
-        return Plan(denoiser, dmv3d.loss_function(seed, batch, size, device), dmv3d.watch(seed, size, device), card)
+        network = dmv3d.new_network(image_size=size)
+        card |= {"config": network.config.to_dict(), "tokens": list(TOKENS)}
+        return Plan(network, dmv3d.loss_function(seed, batch, size, device), dmv3d.watch(seed, size, device), card)
     size = arguments.size or 128
     reconstructor = lgm.new_network()
     card |= {"config": reconstructor.config.to_dict(), "size": size}
-    return Plan(reconstructor, lgm.loss_function(seed, batch, size, device), lgm.watch(seed, size, device), card)
+    denoiser = Dmv3dGenerator.load(arguments.imagined_by).network if arguments.imagined_by else None
+    loss = lgm.loss_function(seed, batch, size, device, denoiser)
+    return Plan(reconstructor, loss, lgm.watch(seed, size, device), card)
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -73,6 +79,9 @@ def _command(arguments: argparse.Namespace) -> str:
         value = getattr(arguments, name)
         if value is not None and value < 1e9:
             words.append(f"--{name.replace('_', '-')} {value:g}")
+    for name in ("from_weights", "imagined_by"):
+        if (path := getattr(arguments, name)) is not None:
+            words.append(f"--{name.replace('_', '-')} {path.name}")
     return " ".join(words)
 
 

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backend.nets.dmv3d import Dmv3d
 from backend.nets.lgm import STARTER, Lgm
 from backend.reconstruct.lgm import as_gaussians, gaussian_rows
 from backend.render.views import render_gaussians
 from backend.training.contact_sheet import save_sheet
 from backend.training.dataset import HELD_OUT_SEED
+from backend.training.imagined import imagined_batch
 from backend.training.lgm_dataset import LgmBatch, lgm_batch
 from backend.training.loop import LossFunction, Watch
 
@@ -40,8 +42,9 @@ def losses(network: Lgm, batch: LgmBatch, device: str) -> tuple[dict[str, Tensor
     eyes = torch.stack([views.camera_to_world[:, :3, 3] for views in batch.cameras]).to(device)
     pixels = batch.alpha.shape[-1] ** 2
     reached = (predicted[..., :3] - eyes.repeat_interleave(pixels, 1)).norm(dim=-1)
-    solid = alpha > 0.99
-    error = (reached - batch.distance.flatten(1).to(device)).abs()
+    distance = batch.distance.flatten(1).to(device)
+    solid = (alpha > 0.99) & (distance > 0)
+    error = (reached - distance).abs()
     terms = {
         "color": F.mse_loss(rendered[:, :, :3], wanted[:, :, :3] * wanted[:, :, 3:]),
         "alpha": F.mse_loss(rendered[:, :, 3], wanted[:, :, 3]),
@@ -60,10 +63,17 @@ def total(terms: dict[str, Tensor]) -> Tensor:
     )
 
 
-def loss_function(seed: int, batch_size: int, size: int, device: str) -> LossFunction:
+def loss_function(seed: int, batch_size: int, size: int, device: str, imagined_by: Dmv3d | None = None) -> LossFunction:
+    """imagined_by: a denoiser on the CPU whose objects take every other batch's place."""
+
     def loss(network: nn.Module, first: int) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(network, Lgm)
-        terms, _ = losses(network, lgm_batch(seed, first, batch_size, size, network.config.stride), device)
+        stride = network.config.stride
+        if imagined_by is not None and first // batch_size % 2:
+            batch = imagined_batch(imagined_by, seed, first, batch_size, size, stride)
+        else:
+            batch = lgm_batch(seed, first, batch_size, size, stride)
+        terms, _ = losses(network, batch, device)
         return total(terms), {name: float(value.detach()) for name, value in terms.items()}
 
     return loss

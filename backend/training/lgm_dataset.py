@@ -22,7 +22,8 @@ SEEN_VIEWS, NOVEL_VIEWS = 1, 2  # that must come out, a scene
 @dataclass(frozen=True)
 class LgmBatch:
     """given [B, 4, 4, S, S], with cameras, one a scene; at the Gaussians' pixels the alpha [B, 4, s, s] and the
-    distance along the ray [B, 4, s, s]; wanted [B, W, 4, S, S] bare colours, with wanted_cameras; captions."""
+    distance along the ray [B, 4, s, s], 0 where there is none to learn; wanted [B, W, 4, S, S] bare colours, with
+    wanted_cameras; captions."""
 
     given: Tensor
     cameras: list[Cameras]
@@ -47,7 +48,8 @@ def _input_cameras(rng: np.random.Generator, size: int, jitter_share: float) -> 
     return Cameras(look_at(positions, torch.zeros_like(positions)), pinhole(4, fov, size, size), size, size)
 
 
-def _novel_cameras(rng: np.random.Generator, size: int) -> Cameras:
+def novel_cameras(rng: np.random.Generator, size: int) -> Cameras:
+    """Views from anywhere, also a little from below."""
     azimuths = torch.from_numpy(rng.uniform(0, 360, NOVEL_VIEWS)).float()
     elevations = torch.from_numpy(rng.uniform(-20, 60, NOVEL_VIEWS)).float()
     return orbit(azimuths, elevations, RADIUS, FOV_DEGREES, size)
@@ -68,7 +70,8 @@ def _soften(rng: np.random.Generator, rgba: Tensor) -> Tensor:
     return torch.cat([soft[:, :3] / soft[:, 3:].clamp_min(1e-3), soft[:, 3:]], 1).clamp(0, 1)
 
 
-def _joined(one: Cameras, other: Cameras) -> Cameras:
+def joined(one: Cameras, other: Cameras) -> Cameras:
+    """All cameras of both, which must see pictures of the same size."""
     poses = torch.cat([one.camera_to_world, other.camera_to_world])
     return Cameras(poses, torch.cat([one.intrinsics, other.intrinsics]), one.width, one.height)
 
@@ -86,8 +89,8 @@ def lgm_batch(seed: int, first: int, count: int, size: int, stride: int, easy: b
     surface, distance = render_batch(rows, [views.resized(size // stride, size // stride) for views in cameras])
 
     chosen = rng.integers(0, 4, (count, SEEN_VIEWS))
-    novel = [_novel_cameras(rng, size) for _ in scenes]
-    wanted_cameras = [_joined(c[list(index)], n) for c, index, n in zip(cameras, chosen, novel, strict=True)]
+    novel = [novel_cameras(rng, size) for _ in scenes]
+    wanted_cameras = [joined(c[list(index)], n) for c, index, n in zip(cameras, chosen, novel, strict=True)]
     seen = torch.stack([given[i, index] for i, index in enumerate(chosen)])
     wanted = torch.cat([seen, render_batch(rows, novel)[0]], 1)
 
