@@ -208,7 +208,8 @@ class _Job:
                 picture = load_picture(self.request.image)
                 image, notes = prepare_picture(picture, generator.image_size, generator.object_fraction)
             if self.request.prompt is not None:
-                notes += check_prompt(self.request.prompt, getattr(generator, "vocabulary", None))
+                vocabulary = getattr(generator, "vocabulary", None)
+                notes += check_prompt(self.request.prompt, vocabulary, pictured=image is not None)
             yield from self._warn(notes)
             walk = generator.generate(
                 self.request.prompt, image, seed=self.request.seed, steps=steps, guidance=guidance

@@ -139,6 +139,13 @@ def test_a_picture_becomes_a_mesh(tmp_path: Path) -> None:
     assert "source_sha256" in read(tmp_path / "job" / "report.json")
 
 
+def test_a_picture_with_words_that_nobody_knows_goes_by_the_picture(tmp_path: Path) -> None:
+    write_png(tmp_path / "ball.png", stand_ins.ball_views(size=64).rgba[0])
+    events = list(run(tmp_path / "job", image=str(tmp_path / "ball.png"), prompt="ein kleiner florp"))
+    assert any("picture alone" in event.message for event in events if isinstance(event, Warned))
+    assert (tmp_path / "job" / "mesh.glb").exists()
+
+
 @pytest.mark.parametrize("opaque", [False, True])
 def test_posed_pictures_become_a_mesh(tmp_path: Path, opaque: bool) -> None:
     run(tmp_path / "job", cameras=str(scene(tmp_path / "mine", opaque=opaque)))

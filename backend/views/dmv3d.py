@@ -97,8 +97,10 @@ class Dmv3dGenerator:
             raise BadInput("There is neither a prompt nor a picture.", "Type what to make, or choose a picture.")
         cameras = orbit(list(AZIMUTHS), elevation, RADIUS, FOV_DEGREES, self.image_size)
         inputs = tuple(value.to(self.device) for value in camera_inputs(cameras))
-        words = self.vocabulary.encode(prompt).tokens if prompt else self.vocabulary.no_text()
-        guided = prompt is not None and guidance != 1.0
+        encoding = self.vocabulary.encode(prompt or "")
+        spoken = encoding.known > 0
+        words = encoding.tokens if spoken else self.vocabulary.no_text()
+        guided = spoken and guidance != 1.0
         tokens = torch.tensor([words, self.vocabulary.no_text()] if guided else [words], device=self.device)
 
         source = torch.Generator().manual_seed(seed)

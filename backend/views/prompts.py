@@ -6,11 +6,14 @@ from backend.errors import BadInput
 from backend.vocabulary import KIND_WORDS, Vocabulary
 
 
-def check_prompt(prompt: str, vocabulary: Vocabulary | None = None) -> list[str]:
-    """Warnings about words that are ignored. Raises BadInput where not one word of the prompt is known."""
+def check_prompt(prompt: str, vocabulary: Vocabulary | None = None, pictured: bool = False) -> list[str]:
+    """Warnings about words that are ignored. Raises BadInput where not one word of the prompt is known, unless it comes
+    with a picture."""
     vocabulary = vocabulary or Vocabulary()
     encoding = vocabulary.encode(prompt)
     kinds = ", ".join(kind for kind in KIND_WORDS if kind in vocabulary.tokens)
+    if encoding.known == 0 and pictured:
+        return ["The starter models know no word of this prompt: they go by the picture alone."]
     if encoding.known == 0:
         raise BadInput(
             "The starter models know no word of this prompt.",
@@ -23,6 +26,6 @@ def check_prompt(prompt: str, vocabulary: Vocabulary | None = None) -> list[str]
         warnings.append(f"The starter models do not know {words}{more}: ignored.")
     if encoding.truncated:
         warnings.append("The prompt is longer than the starter models can take in: its end was ignored.")
-    if not vocabulary.kinds(encoding.tokens):
+    if not vocabulary.kinds(encoding.tokens) and not pictured:
         warnings.append(f"The prompt names no thing that the starter models know; they know: {kinds}.")
     return warnings
