@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from backend.reconstruct.lgm import LgmReconstructor
 from backend.render.views import render_gaussians
 from backend.training import dmv3d, lgm
 from backend.training.contact_sheet import save_sheet
+from backend.training.dataset import HELD_OUT_SEED, dmv3d_batch
 from backend.training.prompts import JUDGED
 from backend.views.dmv3d import Dmv3dGenerator
 from backend.weights import STARTER_PACK, load_checkpoint, sha256_of
@@ -56,7 +58,24 @@ def evaluate(pack: Path, out: Path, device: str = "cpu", seed: int = 0) -> dict[
             "color_difference": round(color_difference(made[0].rgba[0], made[1].rgba[0]), 3),
         }
     save_sheet(out / "judged.png", rows, columns=4)
+    figures["pictures"] = from_pictures(generator, seed, out)
     return figures
+
+
+def from_pictures(generator: Dmv3dGenerator, seed: int, out: Path, count: int = 16) -> dict[str, float]:
+    """What the generator makes of single pictures of objects that it never saw, lit and from any side, without words:
+    how well the front's outline and the mean colours agree; in `out` a sheet, the picture before the four views."""
+    size = generator.image_size
+    batch = dmv3d_batch(seed + HELD_OUT_SEED, 0, count, size, rays=2, points=2, pictured_share=1.0)
+    rows, outlines, colors = [], [], []
+    for caption, picture, truth in zip(batch.captions, batch.pictured, batch.rgba, strict=True):
+        views = dmv3d.finish(generator.generate(image=picture, seed=0, size=size))
+        outlines.append(silhouette_iou(views.rgba[0, 3], truth[0, 3]))
+        colors.append(color_difference(views.rgba[0], truth[0]))
+        shown = picture[:3] * picture[3:] + 1 - picture[3:]
+        rows.append((caption, torch.cat([shown[None], views.over(1.0)])))
+    save_sheet(out / "pictures.png", rows, columns=2)
+    return {"front_silhouette_iou": round(fmean(outlines), 3), "color_difference": round(fmean(colors), 3)}
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,35 @@
+"""The figures of an evaluation: what they say of equal and of different objects, and the sheets they leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
+from backend.training.evaluate import color_difference, from_pictures, silhouette_iou
+from backend.views.dmv3d import Dmv3dGenerator
+from backend.vocabulary import TOKENS, Vocabulary
+
+
+def test_outlines_and_colours_are_compared() -> None:
+    left, half = torch.zeros(4, 8, 8), torch.zeros(4, 8, 8)
+    left[3, :, :4], half[3, :4, :4] = 1.0, 1.0
+    left[0], half[0], half[2] = 0.8, 0.8, 0.5
+    assert silhouette_iou(left[3], left[3]) == 1.0
+    assert silhouette_iou(left[3], half[3]) == 0.5
+    assert color_difference(left, left) == 0.0
+    assert abs(color_difference(left, half) - 0.5) < 1e-6
+
+
+def test_pictures_are_judged_and_shown(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = Dmv3dConfig(
+        vocabulary=len(TOKENS), image_size=32, width=48, heads=3, encoder_blocks=1, decoder_blocks=1, plane_tokens=4
+    )
+    generator = Dmv3dGenerator(Dmv3d(config), Vocabulary())
+    figures = from_pictures(generator, 0, tmp_path, count=2)
+    assert 0 <= figures["front_silhouette_iou"] < 0.9  # an untrained network hits nothing
+    assert figures["color_difference"] > 0
+    assert Image.open(tmp_path / "pictures.png").size == (2 * 5 * 32, 32 + 14)
