@@ -1,0 +1,227 @@
+"""Gaussians fitted to posed pictures: the optimisation of 3D Gaussian splatting (arXiv 2308.04079) in few steps.
+
+From a network's Gaussians or from nothing. What differs from the paper follows from the few steps: colours instead of
+spherical harmonics, larger rates, density control on an even schedule (see optimise_density), a start on the visual
+hull, or else one mild opacity reset, and discs rather than balls. Where pictures have alpha, the background is drawn
+anew in each step, as nothing else keeps colour out of what is empty, and alpha itself is compared too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Generator, Iterator
+
+import torch
+from torch import Tensor
+
+from backend.cameras import world_to_camera_opencv
+from backend.datatypes import Cameras, Gaussians, Step, Views
+from backend.errors import BadInput
+from backend.reconstruct.optimise_density import Density
+from backend.reconstruct.optimise_loss import photometric_loss, psnr
+from backend.reconstruct.optimise_splats import Splats
+from backend.reconstruct.optimise_start import find_region, has_alpha, start_from_views
+from backend.render.rasterize import rasterization
+
+# Of Adam, first and last step, for an object 1.8 wide; in between they fall exponentially.
+RATES = {
+    "means": (6e-3, 6e-5),
+    "log_scales": (5e-2, 5e-3),
+    "quats": (4e-2, 2e-3),
+    "logits": (1.5e-1, 2e-2),
+    "colors": (2e-2, 2e-3),
+}
+ALPHA_SHARE = 0.5  # of the alpha's L1 beside the loss of the colours
+FLAT_SHARE = 1.0  # of the mean thickness: discs follow a surface better than balls, and show it better
+LEAST_COUNT, MOST_COUNT = 2_000, 200_000
+_START_SHARE = 0.4  # of the final number of Gaussians that a start from scratch has
+_CONTROL_FROM, _CONTROL_UNTIL, _CONTROLS = 0.1, 0.7, 8  # shares of the run, and how often at most
+_RESET_AT, _RESET_TO = 0.4, 0.25
+_WIDEST = 0.25  # standard deviation, for an object 1.8 wide, of what is dropped where the pictures have alpha
+
+
+def optimise(
+    views: Views, start: Gaussians | None = None, steps: int = 300, seed: int = 0
+) -> Generator[Step, None, Gaussians]:
+    """Gaussians whose renders agree with the views, in the views' own frame, on the CPU or where the views are.
+
+    start: Gaussians to improve, in the views' frame; None begins from scratch: on the visual hull where the views have
+    alpha, else anywhere that the cameras see. Views without alpha are taken to show all there is.
+
+    Raises BadInput where there is nothing to see: no views, all transparent, or no Gaussians left.
+    """
+    if not 1 <= steps <= 100_000:
+        raise BadInput(f"The optimisation takes 1 to 100,000 steps, not {steps:,}.")
+    with _recording():
+        run = _Run(views, start, steps, seed)
+    for step in range(steps):
+        with _recording():
+            run.step(step)
+        yield Step(step + 1, steps, "Fitting the Gaussians to the pictures")
+    with _recording():
+        return run.result()
+
+
+def compare(gaussians: Gaussians, views: Views) -> float:
+    """Mean PSNR in dB of the Gaussians' renders against the views, both over white where the views have alpha."""
+    if len(views) == 0:
+        raise BadInput("There are no views to compare with.")
+    fits, backgrounds = [], _backgrounds(views)
+    with torch.no_grad():
+        for view in range(len(views)):
+            rgb, alpha = _render(gaussians, views.cameras[[view]])
+            behind = backgrounds[view][None, :, None, None]
+            target = views.rgba[[view], :3] * views.rgba[[view], 3:] + (1 - views.rgba[[view], 3:]) * behind
+            fits.append(psnr(rgb + (1 - alpha) * behind, target))
+    return sum(fits) / len(fits)
+
+
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    """Gradients on, whatever the caller has switched off; never across a `yield`, where the setting would leak."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _render(gaussians: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """Premultiplied colours [V, 3, H, W] and alphas [V, 1, H, W]."""
+    g = gaussians
+    colors, alphas, _ = rasterization(
+        g.means, g.quats, g.scales, g.opacities, g.colors, world_to_camera_opencv(cameras), cameras.intrinsics,
+        cameras.width, cameras.height,
+    )  # fmt: skip
+    return colors.permute(0, 3, 1, 2), alphas.permute(0, 3, 1, 2)
+
+
+def _backgrounds(views: Views) -> Tensor:
+    """[V, 3]: white where a view has alpha, else the median colour of all such views' borders."""
+    opaque = ~has_alpha(views)
+    behind = views.rgba.new_ones(len(views), 3)
+    if bool(opaque.any()):
+        rgb = views.rgba[opaque, :3]
+        edges = [rgb[..., 0, :], rgb[..., -1, :], rgb[..., :, 0], rgb[..., :, -1]]
+        behind[opaque] = torch.cat(edges, dim=-1).permute(1, 0, 2).flatten(1).median(dim=1).values
+    return behind
+
+
+class _Run:
+    """One optimisation, in a frame where the object is in its canonical place and size."""
+
+    def __init__(self, views: Views, start: Gaussians | None, steps: int, seed: int) -> None:
+        _check(views, start)
+        self.steps = steps
+        self.generator = torch.Generator().manual_seed(seed)
+        views = Views(views.rgba.detach().clone().float(), views.cameras)
+        self.similarity = find_region(views).similarity
+        self.views = Views(views.rgba, self.similarity.cameras(views.cameras))
+        self.with_alpha = has_alpha(self.views)
+        self.backgrounds = _backgrounds(self.views)
+        self.most = _final_count(self.views, len(start) if start is not None else 0)
+        first = self.similarity.gaussians(start) if start is not None else self._from_scratch()
+        if len(first) == 0:
+            raise BadInput("There are no Gaussians to begin with.", "Begin from scratch.")
+        self.splats = Splats(first)
+        self.density = Density(len(self.splats), self.generator)
+        self.first_count = len(self.splats)
+        self.resets = start is None and not bool(self.with_alpha.all()) and steps >= 100
+        self.controls = self._control_steps()
+        self.order: list[int] = []
+
+    def _from_scratch(self) -> Gaussians:
+        return start_from_views(self.views, round(_START_SHARE * self.most), self.generator)
+
+    def _control_steps(self) -> list[int]:
+        first, last = round(_CONTROL_FROM * self.steps), round(_CONTROL_UNTIL * self.steps)
+        every = max(10, (last - first) // _CONTROLS)
+        return list(range(first + every, last + 1, every))
+
+    def step(self, step: int) -> None:
+        if not self.order:
+            self.order = torch.randperm(len(self.views), generator=self.generator).tolist()
+        view = self.order.pop()
+        cameras = self.views.cameras[[view]]
+        leaves = self.splats.leaves()
+        gaussians = Gaussians(
+            leaves["means"], leaves["log_scales"].exp(), leaves["quats"], leaves["logits"].sigmoid(), leaves["colors"]
+        )
+        rgb, alpha = _render(gaussians, cameras)
+        rgba = self.views.rgba[[view]]
+        behind = self.backgrounds[[view]]
+        if bool(self.with_alpha[view]):
+            behind = torch.rand(1, 3, generator=self.generator).to(rgba)
+        behind = behind[:, :, None, None]
+        loss = photometric_loss(rgb + (1 - alpha) * behind, rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:]) * behind)
+        if bool(self.with_alpha[view]):
+            loss = loss + ALPHA_SHARE * (alpha - rgba[:, 3:]).abs().mean()
+        loss = loss + FLAT_SHARE * gaussians.scales.amin(dim=-1).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = {
+            name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()
+        }
+        if self.controls:
+            self.density.gather(leaves["means"].detach(), gradients["means"], cameras)
+        self.splats.step(gradients, _rates(step / max(self.steps - 1, 1)))
+        self._adapt(step + 1)
+
+    def _adapt(self, done: int) -> None:
+        """Density control and the opacity reset, where it is time."""
+        if self.controls and done == self.controls[0]:
+            self.controls.pop(0)
+            share = (done / self.steps - _CONTROL_FROM) / (_CONTROL_UNTIL - _CONTROL_FROM)
+            most = round(self.first_count + min(share, 1.0) * max(self.most - self.first_count, 0))
+            widest = _WIDEST if bool(self.with_alpha.all()) else math.inf
+            self.density.control(self.splats, most, widest)
+        if self.resets and done == round(_RESET_AT * self.steps):
+            self.splats.limit_opacity(_RESET_TO)
+
+    def result(self) -> Gaussians:
+        """What is left, in the views' frame, without what no view shows."""
+        gaussians = self.splats.gaussians()
+        good = torch.stack([getattr(gaussians, n).flatten(1).isfinite().all(-1) for n in ("means", "scales", "quats")])
+        gaussians = gaussians[good.all(0) & gaussians.opacities.isfinite()]
+        gaussians = gaussians[_shares(gaussians, self.views.cameras) > 0]
+        if len(gaussians) == 0:
+            raise BadInput("Nothing can be made out in the pictures.", "Use pictures that show one object.")
+        return Gaussians(
+            self.similarity.points_back(gaussians.means),
+            gaussians.scales / self.similarity.scale,
+            gaussians.quats,
+            gaussians.opacities,
+            gaussians.colors,
+        )
+
+
+def _shares(gaussians: Gaussians, cameras: Cameras) -> Tensor:
+    """[N]: pixels of all views together that each Gaussian makes up."""
+    total = torch.zeros(len(gaussians))
+    for view in range(len(cameras)):
+        # The gradient of a picture's sum with regard to a colour is what its Gaussian weighs in it.
+        ones = torch.ones(len(gaussians), 1, requires_grad=True)
+        image, _, _ = rasterization(
+            gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, ones,
+            world_to_camera_opencv(cameras[[view]]), cameras.intrinsics[[view]], cameras.width, cameras.height,
+        )  # fmt: skip
+        total += torch.autograd.grad(image.sum(), ones)[0][:, 0]
+    return total
+
+
+def _rates(progress: float) -> dict[str, float]:
+    return {name: first * (last / first) ** progress for name, (first, last) in RATES.items()}
+
+
+def _final_count(views: Views, given: int) -> int:
+    """How many Gaussians to end with: as many as two views' pictures of the object have pixels."""
+    pixels = float((views.rgba[:, 3] > 0.5).float().mean()) * views.rgba.shape[-1] * views.rgba.shape[-2]
+    return max(given, min(max(round(2 * pixels), LEAST_COUNT), MOST_COUNT))
+
+
+def _check(views: Views, start: Gaussians | None) -> None:
+    if len(views) == 0:
+        raise BadInput("There are no views to fit Gaussians to.", "Give pictures with their cameras.")
+    if not bool(views.rgba.isfinite().all()):
+        raise BadInput("The pictures hold values that are no numbers.", "Use other pictures.")
+    if float(views.rgba[:, 3].max()) < 0.02:
+        raise BadInput("The pictures are transparent everywhere.", "Use pictures in which an object can be seen.")
+    if start is not None and len(start) == 0:
+        raise BadInput("There are no Gaussians to begin with.", "Begin from scratch, or use another file.")
