@@ -61,7 +61,6 @@ PATTERN_WORDS = {
     "checkered": "checked checker chequered checks",
     "wooden": "wood timber oaken",
     "brick": "bricks masonry stone",
-    "plain": "solid",
 }
 SHAPE_WORDS = {
     "tall": "high long",
@@ -79,11 +78,11 @@ PART_WORDS = {
     "hull": "", "arm": "arms armrest", "scoop": "scoops ball", "eye": "eyes", "flame": "fire",
     "holder": "dish saucer", "inside": "interior",
 }  # fmt: skip
-JOINING_WORDS = {"with": "has having", "and": "", "in": "on"}
+JOINING_WORDS = {"with": "has having in on", "and": ""}
 SILENT_WORDS = set(
     "a an the of its it is very nice cute simple single one some toy model 3d object asset picture photo image render "
-    "rendering style stylized cartoon realistic low poly please my that this for coloured colored color colour made "
-    "from to by at pair little".split()
+    "rendering plain solid style stylized cartoon realistic low poly please my that this for coloured colored color colour "
+    "made from to by at pair little".split()
 )
 _PHRASES = {
     "ice cream": "icecream", "ice-cream": "icecream", "pine tree": "tree", "fir tree": "tree", "polka dot": "spotted",

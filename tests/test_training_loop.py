@@ -194,7 +194,7 @@ def test_imagined_scenes_are_true_to_themselves() -> None:
     network = Dmv3d(config)
     with torch.no_grad():
         network.field[-1].bias[0] = 1.0  # type: ignore[index, union-attr]  # an untrained field is empty
-    batch, again = (imagined_batch(network, 0, 4, 2, 32, 2) for _ in range(2))
+    batch, again = (imagined_batch(Dmv3dGenerator(network, Vocabulary()), 0, 4, 2, 32, 2) for _ in range(2))
     assert torch.equal(batch.given, again.given)
     assert batch.given.shape == (2, 4, 4, 32, 32)
     assert batch.wanted.shape == (2, 3, 4, 32, 32)

@@ -57,3 +57,9 @@ def test_a_checkpoints_token_list_decides_the_numbers() -> None:
     encoding = older.encode("a mug with a chimney")
     assert older.tokens[encoding.tokens[0]] == "mug"
     assert "chimney" in encoding.unknown
+
+
+def test_in_and_on_join_as_with_does() -> None:
+    vocabulary = Vocabulary()
+    spoken = [vocabulary.encode(f"a green cactus {word} an orange pot") for word in ("with", "in", "on")]
+    assert spoken[0] == spoken[1] == spoken[2]

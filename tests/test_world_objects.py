@@ -79,6 +79,12 @@ def test_captions_speak_only_known_words_and_name_the_kind_and_its_colour() -> N
     assert colored > 200
 
 
+def test_captions_say_every_word_of_the_vocabulary() -> None:
+    vocabulary = Vocabulary()
+    said = {token for index in range(4000) for token in vocabulary.encode(sample_object(0, index).caption).tokens}
+    assert [word for number, word in enumerate(vocabulary.tokens) if number not in said] == ["<no text>"]
+
+
 def test_the_captions_colour_is_what_the_picture_shows() -> None:
     checked = 0
     for index in range(200):

@@ -17,7 +17,7 @@ from backend.training import dmv3d, lgm
 from backend.training.evaluate import add_evaluate_arguments, run_evaluate
 from backend.training.loop import Budget, LoopOptions, LossFunction, Watch, load_state, train
 from backend.views.dmv3d import Dmv3dGenerator
-from backend.vocabulary import TOKENS
+from backend.vocabulary import TOKENS, Vocabulary
 from backend.weights import STARTER_PACK, load_checkpoint, load_into, save_checkpoint
 
 __all__ = ["add_evaluate_arguments", "add_train_arguments", "run_evaluate", "run_train"]
@@ -61,15 +61,24 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     card: dict[str, Any] = {"model": arguments.model, "command": _command(arguments), "seed": seed}
     if arguments.model == "dmv3d":
         size = arguments.size or 64
-        network = dmv3d.new_network(image_size=size)
-        card |= {"config": network.config.to_dict(), "tokens": list(TOKENS)}
-        return Plan(network, dmv3d.loss_function(seed, batch, size, device), dmv3d.watch(seed, size, device), card)
+        vocabulary = Vocabulary(_earlier_tokens(arguments) or TOKENS)
+        network = dmv3d.new_network(vocabulary, image_size=size)
+        card |= {"config": network.config.to_dict(), "tokens": list(vocabulary.tokens)}
+        loss = dmv3d.loss_function(vocabulary, seed, batch, size, device)
+        return Plan(network, loss, dmv3d.watch(vocabulary, seed, size, device), card)
     size = arguments.size or 128
     reconstructor = lgm.new_network()
     card |= {"config": reconstructor.config.to_dict(), "size": size}
-    denoiser = Dmv3dGenerator.load(arguments.imagined_by).network if arguments.imagined_by else None
-    loss = lgm.loss_function(seed, batch, size, device, denoiser)
-    return Plan(reconstructor, loss, lgm.watch(seed, size, device), card)
+    imagined_by = Dmv3dGenerator.load(arguments.imagined_by) if arguments.imagined_by else None
+    loss_of = lgm.loss_function(seed, batch, size, device, imagined_by)
+    return Plan(reconstructor, loss_of, lgm.watch(seed, size, device), card)
+
+
+def _earlier_tokens(arguments: argparse.Namespace) -> list[str] | None:
+    """The vocabulary of the weights or the run that this training goes on from: numbers of words must not shift."""
+    if (state := load_state(arguments.out)) is not None:
+        return state["card"]["tokens"]
+    return load_checkpoint(arguments.from_weights)[1]["tokens"] if arguments.from_weights else None
 
 
 def _command(arguments: argparse.Namespace) -> str:

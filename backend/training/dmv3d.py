@@ -31,8 +31,8 @@ SAMPLES_PER_RAY = 32
 OCCUPANCY_WEIGHT, SURFACE_COLOR_WEIGHT, ALPHA_WEIGHT = 0.2, 1.0, 1.0
 
 
-def new_network(**sizes: int) -> Dmv3d:
-    return Dmv3d(Dmv3dConfig(vocabulary=len(Vocabulary()), **sizes))
+def new_network(vocabulary: Vocabulary, **sizes: int) -> Dmv3d:
+    return Dmv3d(Dmv3dConfig(vocabulary=len(vocabulary), **sizes))
 
 
 def _noised(batch: Dmv3dBatch, levels: Tensor, generator: torch.Generator) -> Tensor:
@@ -94,9 +94,7 @@ def total(terms: dict[str, Tensor]) -> Tensor:
     )
 
 
-def loss_function(seed: int, batch_size: int, size: int, device: str) -> LossFunction:
-    vocabulary = Vocabulary()
-
+def loss_function(vocabulary: Vocabulary, seed: int, batch_size: int, size: int, device: str) -> LossFunction:
     def loss(network: nn.Module, first: int) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(seed * 7_919 + first)
         batch = dmv3d_batch(seed, first, batch_size, size)
@@ -111,9 +109,10 @@ def loss_function(seed: int, batch_size: int, size: int, device: str) -> LossFun
 
 
 @torch.no_grad()
-def validate(network: Dmv3d, seed: int, size: int, device: str, scenes: int = 32) -> dict[str, float]:
+def validate(
+    network: Dmv3d, vocabulary: Vocabulary, seed: int, size: int, device: str, scenes: int = 32
+) -> dict[str, float]:
     """PSNR in dB of held-out rays (RGB over grey) at three noise levels, text given, and with one clean view."""
-    vocabulary = Vocabulary()
     figures = {}
     for name, time, pictured in (
         ("psnr_t30", 0.3, 0.0),
@@ -133,18 +132,18 @@ def validate(network: Dmv3d, seed: int, size: int, device: str, scenes: int = 32
     return figures
 
 
-def watch(seed: int, size: int, device: str) -> Watch:
+def watch(vocabulary: Vocabulary, seed: int, size: int, device: str) -> Watch:
     """Held-out figures and a sheet of sampled prompts."""
 
     def look(network: nn.Module, folder: Path, step: int) -> dict[str, float]:
         assert isinstance(network, Dmv3d)
-        generator = Dmv3dGenerator(network, Vocabulary(), device)
+        generator = Dmv3dGenerator(network, vocabulary, device)
         rows = []
         for prompt in JUDGED + SAMPLED:
             walk = generator.generate(prompt, seed=1, steps=20, guidance=1.0, size=size)
             rows.append((prompt, finish(walk).over(1.0)))
         save_sheet(folder / f"samples_{step:06d}.png", rows, columns=2)
-        return validate(network, seed, size, device)
+        return validate(network, vocabulary, seed, size, device)
 
     return look
 

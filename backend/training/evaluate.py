@@ -40,7 +40,7 @@ def evaluate(pack: Path, out: Path, device: str = "cpu", seed: int = 0) -> dict[
     generator = Dmv3dGenerator.load(pack / "dmv3d.safetensors", device)
     reconstructor = LgmReconstructor.load(pack / "lgm.safetensors", device)
     figures: dict[str, Any] = {
-        "dmv3d": dmv3d.validate(generator.network, seed, generator.image_size, device),
+        "dmv3d": dmv3d.validate(generator.network, generator.vocabulary, seed, generator.image_size, device),
         "lgm": lgm.validate(reconstructor.network, seed, reconstructor.size, device)[0],
         "seeds": {},
     }

@@ -16,20 +16,29 @@ from backend.nets.diffusion import alpha_sigma, log_snr
 from backend.nets.dmv3d import Dmv3d
 from backend.training.dataset import dmv3d_batch
 from backend.training.lgm_dataset import NOVEL_VIEWS, SEEN_VIEWS, LgmBatch, joined, novel_cameras
-from backend.views.dmv3d import AZIMUTHS, ELEVATION, FOV_DEGREES, RADIUS, camera_inputs, render_planes
+from backend.views.dmv3d import (
+    AZIMUTHS,
+    ELEVATION,
+    FOV_DEGREES,
+    RADIUS,
+    Dmv3dGenerator,
+    camera_inputs,
+    render_planes,
+)
 from backend.views.signed import from_signed, to_signed
-from backend.vocabulary import Vocabulary
 
 LEAST_NOISE, MOST_NOISE = 0.1, 0.8  # diffusion times: from the object itself to what its caption makes one think of
 
 
 @torch.no_grad()
-def imagined_batch(network: Dmv3d, seed: int, first: int, count: int, size: int, stride: int) -> LgmBatch:
-    """As `lgm_batch`: objects that `network` makes of noised views of the world's. Distances are unknown, and 0."""
+def imagined_batch(generator: Dmv3dGenerator, seed: int, first: int, count: int, size: int, stride: int) -> LgmBatch:
+    """As `lgm_batch`: objects that `generator` makes of noised views of the world's. Distances are unknown, and 0."""
+    network = generator.network
     source = torch.Generator().manual_seed(seed * 6_007 + first)
     rng = np.random.default_rng([seed, first, 3])
     batch = dmv3d_batch(seed, first, count, network.config.image_size, rays=2, points=2, pictured_share=0.0)
-    planes = _planes(network, batch.rgba, batch.cameras, batch.captions, source)
+    encoded = [generator.vocabulary.encode(caption).tokens for caption in batch.captions]
+    planes = _planes(network, batch.rgba, batch.cameras, torch.tensor(encoded), source)
 
     given_cameras = [orbit(list(AZIMUTHS), ELEVATION, RADIUS, FOV_DEGREES, size)] * count
     wanted_cameras, given, wanted = [], [], []
@@ -47,15 +56,11 @@ def imagined_batch(network: Dmv3d, seed: int, first: int, count: int, size: int,
     )
 
 
-def _planes(
-    network: Dmv3d, rgba: Tensor, cameras: list[Cameras], captions: list[str], source: torch.Generator
-) -> Tensor:
+def _planes(network: Dmv3d, rgba: Tensor, cameras: list[Cameras], tokens: Tensor, source: torch.Generator) -> Tensor:
     """Feature planes of the objects that the network sees in views rgba [B, 4, 4, S, S] under noise."""
-    vocabulary = Vocabulary()
-    count = len(captions)
+    count = len(tokens)
     levels = log_snr(LEAST_NOISE + (MOST_NOISE - LEAST_NOISE) * torch.rand(count, generator=source))
     alpha, sigma = (part.view(-1, 1, 1, 1, 1) for part in alpha_sigma(levels))
     noisy = alpha * to_signed(rgba) + sigma * torch.randn(rgba.shape, generator=source)
     inputs = [torch.stack(parts) for parts in zip(*map(camera_inputs, cameras), strict=True)]
-    tokens = torch.tensor([vocabulary.encode(caption).tokens for caption in captions])
     return network(noisy, *inputs, levels, tokens, torch.zeros(count, dtype=torch.bool))

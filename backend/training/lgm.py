@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backend.nets.dmv3d import Dmv3d
 from backend.nets.lgm import STARTER, Lgm
 from backend.reconstruct.lgm import as_gaussians, gaussian_rows
 from backend.render.views import render_gaussians
@@ -18,6 +17,7 @@ from backend.training.dataset import HELD_OUT_SEED
 from backend.training.imagined import imagined_batch
 from backend.training.lgm_dataset import LgmBatch, lgm_batch
 from backend.training.loop import LossFunction, Watch
+from backend.views.dmv3d import Dmv3dGenerator
 
 Row = tuple[str, Tensor]  # a caption and pictures, see contact_sheet.py
 
@@ -63,8 +63,10 @@ def total(terms: dict[str, Tensor]) -> Tensor:
     )
 
 
-def loss_function(seed: int, batch_size: int, size: int, device: str, imagined_by: Dmv3d | None = None) -> LossFunction:
-    """imagined_by: a denoiser on the CPU whose objects take every other batch's place."""
+def loss_function(
+    seed: int, batch_size: int, size: int, device: str, imagined_by: Dmv3dGenerator | None = None
+) -> LossFunction:
+    """imagined_by: a generator on the CPU whose objects take every other batch's place."""
 
     def loss(network: nn.Module, first: int) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(network, Lgm)

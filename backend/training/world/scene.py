@@ -13,6 +13,11 @@ from backend.training.world.palette import Paint
 
 # What a caption may call a kind: the spellings that the vocabulary folds into one token.
 _SPOKEN = {"icecream": ["ice cream"], "mug": ["mug", "cup"], "sofa": ["sofa", "couch"], "boat": ["boat", "sailboat"]}
+# What the part is called whose colour is the object's own.
+_MAIN_PART = {
+    "mushroom": "cap", "tree": "leaves", "chair": "back", "table": "top", "lamp": "shade", "sword": "blade",
+    "boat": "hull", "icecream": "scoop",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,19 @@ def _caption(rng: np.random.Generator, builder: Builder) -> str:
     if builder.adjectives and rng.random() < 0.6:
         words.append(str(rng.choice(builder.adjectives)))
     main = builder.paints["main"]
-    if rng.random() < 0.88:
+    told, said = rng.random() < 0.88, []
+    if told and kind in _MAIN_PART and rng.random() < 0.2:
+        said.append(f"{_colors(rng, main)} {_MAIN_PART[kind]}")
+    elif told:
         words.append(_colors(rng, main) if rng.random() < 0.9 else main.name)
     words.append(str(rng.choice(_SPOKEN.get(kind, [kind]))))
     named = [name for name, paint in builder.named_parts.items() if paint is not main]
     if named and rng.random() < 0.6:
         rng.shuffle(named)
-        said = []
         for name in named[: int(rng.integers(1, 3))]:
             paint = builder.paints[name]
             said.append(f"{_colors(rng, paint) if rng.random() < 0.6 else paint.name} {name}")
+    if said:
         words.append("with " + " and ".join(said))
     return " ".join(words)
 
