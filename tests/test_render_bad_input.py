@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,3 +165,42 @@ def test_a_damaged_cache_is_made_anew(tmp_path):
         cached.write_bytes(whole[: len(whole) // 2])
         assert answer() == "42"
         assert len(cached.read_bytes()) > len(whole) // 2  # and the next start finds it sound
+
+
+def test_without_numba_there_is_plain_torch():
+    """As on an Intel Mac, for which no wheel of numba exists."""
+    code = (
+        "import sys, torch\n"
+        "sys.modules['numba'] = sys.modules['llvmlite'] = None\n"
+        "from backend.render import geometry, lift, rasterize, triplane, views, visual_hull\n"
+        "assert not rasterize.numba_present()\n"
+        "rasterize.warm_up(backward=True)\n"
+        "planes, points = torch.rand(1, 3, 4, 4, 2, requires_grad=True), torch.rand(1, 5, 3)\n"
+        "triplane.sample_planes(planes, points).sum().backward()\n"
+        "features = torch.rand(1, 2, 4, 4, 3, requires_grad=True)\n"
+        "lift.lift_features(features, torch.rand(1, 2, 5, 2)).sum().backward()\n"
+        "print(planes.grad.shape == planes.shape, features.grad.shape == features.shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+def test_modules_import_in_no_circle():
+    """By what their texts import, at the top or inside functions."""
+    room = Path(rasterize.__file__).parent
+    imports = {
+        path.stem: set(re.findall(r"from backend\.render\.(\w+) import", path.read_text(encoding="utf-8")))
+        for path in room.glob("*.py")
+    }
+    todo, reached = ["views", "lift", "triplane", "visual_hull"], set()
+    while todo:
+        name = todo.pop()
+        reached.add(name)
+        todo.extend(imports[name] - reached)
+    assert {"rasterize", "geometry", "gaussian_numba_tiles", "parallel"} <= reached
+    imports = {name: needed for name, needed in imports.items() if name in reached}
+    while imports:
+        free = [name for name, needed in imports.items() if not needed & imports.keys()]
+        assert free, f"these import each other: {sorted(imports)}"
+        for name in free:
+            del imports[name]

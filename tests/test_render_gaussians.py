@@ -119,6 +119,8 @@ def test_tiles_change_nothing():
     tiled, _, _ = rasterize_reference(*inputs, viewmats, Ks, width, height, tile_size=16)
     whole, _, _ = rasterize_reference(*inputs, viewmats, Ks, width, height, tile_size=128)
     torch.testing.assert_close(tiled, whole)
+    few_at_once, _, _ = rasterize_reference(*inputs, viewmats, Ks, width, height, at_once=3)
+    torch.testing.assert_close(tiled, few_at_once)
 
 
 @pytest.mark.parametrize("scale", [0.02, 0.3, 3.0])

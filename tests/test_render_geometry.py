@@ -8,7 +8,7 @@ import torch
 from backend.cameras import orbit, world_to_camera_opencv
 from backend.errors import BadInput
 from backend.render import geometry
-from backend.render.geometry import rasterization_geometry
+from backend.render.geometry import rasterization_geometry, rasterization_surface
 from backend.render.rasterize import rasterization, warm_up
 
 IDENTITY = torch.tensor([1.0, 0.0, 0.0, 0.0])
@@ -116,20 +116,47 @@ def test_a_round_gaussian_faces_the_camera():
     assert depth[0, 32, 32] == pytest.approx(2.0, rel=1e-3)
 
 
-@pytest.mark.parametrize("median", [False, True])
-def test_numba_agrees_with_plain_torch(median, monkeypatch):
-    g = torch.Generator().manual_seed(3)
-    count = 300
+def heap(count, seed):
+    """Gaussians of all sizes and shapes, half of them nearer to `camera` than the others; colours for two views."""
+    g = torch.Generator().manual_seed(seed)
     means = torch.randn(count, 3, generator=g) * 0.4 + torch.tensor([0.0, 0.0, 2.0])
     quats, scales = torch.randn(count, 4, generator=g), torch.exp(torch.randn(count, 3, generator=g) - 3)
-    opacities = torch.rand(count, generator=g)
+    return means, quats, scales, torch.rand(count, generator=g), torch.rand(2, count, 3, generator=g)
+
+
+def two_cameras():
+    viewmats, Ks, width, height = camera(70)
+    shifted = viewmats.clone()
+    shifted[:, 0, 3] = 0.3
+    return torch.cat([viewmats, shifted]), Ks.repeat(2, 1, 1), width, height - 7
+
+
+@pytest.mark.parametrize("median", [False, True])
+@pytest.mark.parametrize("per_view", [False, True])
+def test_numba_agrees_with_plain_torch(median, per_view, monkeypatch):
+    *gaussians, colors = heap(300, 3)
     results = []
     for fast in (True, False):
         monkeypatch.setattr(geometry, "numba_present", lambda fast=fast: fast)
-        results.append(rasterization_geometry(means, quats, scales, opacities, *camera(70), median=median))
+        monkeypatch.setattr(geometry, "_AT_ONCE", 50)
+        results.append(
+            rasterization_surface(*gaussians, colors if per_view else colors[0], *two_cameras(), median=median)
+        )
     for ours, reference in zip(*results, strict=True):
+        assert ours.shape == reference.shape
         assert ((ours - reference).abs() > 1e-3).double().mean() < 2e-3
         assert ours.abs().max() > 0
+
+
+def test_one_pass_gives_what_several_would():
+    *gaussians, colors = heap(300, 5)
+    surface = rasterization_surface(*gaussians, colors, *two_cameras())
+    image, alphas, _ = rasterization(*gaussians, colors, *two_cameras())
+    depth, normals, _ = rasterization_geometry(*gaussians, *two_cameras())
+    for one, other in zip(surface, (image, depth, normals, alphas), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    with pytest.raises(BadInput, match="colors"):
+        rasterization_surface(*gaussians, colors[:, :5], *two_cameras())
 
 
 def test_nothing_and_broken_gaussians():

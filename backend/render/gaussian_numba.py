@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from backend.render.gaussian_numba_bins import TILE, fill_tiles, sort_by_depth, tile_spans
-from backend.render.gaussian_numba_project import GRADIENT, RECORD, project, project_backward
+from backend.render.gaussian_numba_project import RECORD, project
 from backend.render.gaussian_numba_tiles import blend_tiles, blend_tiles_backward, gather_pairs
+from backend.render.gaussian_numba_unproject import GRADIENT, project_backward
 from backend.render.parallel import chunks, run, thread_count
 
 _PAIRS_AT_ONCE = 1 << 22  # (tile, Gaussian) pairs of a band of tile rows, and floats of their gradients / 16
@@ -51,39 +53,54 @@ def project_view(
     intrinsics: np.ndarray,
     settings: Settings,
     records: np.ndarray,
-) -> None:
-    """Fill records [N, RECORD] of one view. gaussians: means, quats, scales, opacities."""
-    means, quats, scales, opacities = gaussians
+) -> np.ndarray:
+    """Fill records [N, RECORD] of one view. gaussians: means, quats, scales, opacities and log(255 opacities).
+
+    Gives back the boxes of tiles [N, 4] that the Gaussians' pictures lie in.
+    """
+    means, quats, scales, opacities, edges = gaussians
+    boxes = np.empty((means.shape[0], 4), np.int16)
     s = settings
+    numbers = [np.float32(number) for number in (s.near_plane, s.far_plane, s.eps2d, s.radius_clip)]
 
     def work(first: int, last: int) -> None:
         project(
-            means, quats, scales, opacities, view, intrinsics, s.width, s.height, float(s.near_plane),
-            float(s.far_plane), float(s.eps2d), float(s.radius_clip), first, last, records,
+            means, quats, scales, opacities, edges, view, intrinsics, s.width, s.height, *numbers, first, last,
+            records, boxes,
         )  # fmt: skip
 
-    run(work, chunks(means.shape[0], 8192))
+    run(work, chunks(means.shape[0], 4096))
+    return boxes
 
 
-def bands(records: np.ndarray, settings: Settings, pairs_at_once: int = _PAIRS_AT_ONCE) -> Iterator[Band]:
+def bands(
+    records: np.ndarray, boxes: np.ndarray, settings: Settings, pairs_at_once: int = _PAIRS_AT_ONCE
+) -> Iterator[Band]:
     """Yield the view's bands of tile rows, each of so many rows that its lists stay below `pairs_at_once`."""
     keys = np.ascontiguousarray(records[:, 6]).view(np.uint32)
-    order = sort_by_depth(records, keys)
-    rows, offsets, spans, counts = tile_spans(records, order, settings.width, settings.height)
-    row_pairs = counts.sum(axis=1)
+    order = sort_by_depth(boxes, keys)
+    spans, counts = tile_spans(records, boxes, order, settings.width, settings.height)
+    row_pairs, tiles_x = counts.sum(axis=1), counts.shape[1]
     first = 0
     while first < counts.shape[0]:
         last = first + 1
         while last < counts.shape[0] and row_pairs[first : last + 1].sum() <= pairs_at_once:
             last += 1
-        starts = np.zeros((last - first) * counts.shape[1] + 1, np.int64)
+        starts = np.zeros((last - first) * tiles_x + 1, np.int64)
         np.cumsum(counts[first:last].reshape(-1), out=starts[1:])
-        yield Band(first, last, starts, fill_tiles(order, rows, offsets, spans, starts, first, last))
+        ids = np.empty(starts[-1], np.int32)
+
+        def work(begin: int, end: int, first: int = first, starts: np.ndarray = starts, ids: np.ndarray = ids) -> None:
+            fill_tiles(order, boxes, spans, starts, tiles_x, first, first + begin, first + end, ids)
+
+        run(work, chunks(last - first, 4, pieces_per_thread=1))
+        yield Band(first, last, starts, ids)
         first = last
 
 
 def blend_view(
     records: np.ndarray,
+    boxes: np.ndarray,
     colors: np.ndarray,
     planes: np.ndarray,
     depth_mode: int,
@@ -96,7 +113,7 @@ def blend_view(
     Gives back the tile lists where one band holds them all, so that the backward pass need not make them again.
     """
     made = []
-    for band in bands(records, settings):
+    for band in bands(records, boxes, settings):
         made = [band] if band.first_row == 0 else []
 
         def work(first: int, last: int, band: Band = band) -> None:
@@ -112,6 +129,7 @@ def blend_view(
 def _blend_view_backward(
     ready: Band | None,
     records: np.ndarray,
+    boxes: np.ndarray,
     colors: np.ndarray,
     settings: Settings,
     rendered: np.ndarray,
@@ -120,11 +138,11 @@ def _blend_view_backward(
     v_alphas: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    width = GRADIENT + colors.shape[1]
+    width = GRADIENT + rendered.shape[2]
     limit = _PAIRS_AT_ONCE * 16 // width
-    todo = bands(records, settings, limit) if ready is None or ready.ids.size > limit else [ready]
+    todo = bands(records, boxes, settings, limit) if ready is None or ready.ids.size > limit else [ready]
     for band in todo:
-        pairs = np.zeros((band.ids.size, width), np.float32)
+        pairs = np.empty((band.ids.size, width), np.float32)
 
         def work(first: int, last: int, band: Band = band, pairs: np.ndarray = pairs) -> None:
             blend_tiles_backward(
@@ -133,7 +151,11 @@ def _blend_view_backward(
             )  # fmt: skip
 
         run(work, chunks(band.starts.size - 1, 4, pieces_per_thread=8))
-        gather_pairs(band.ids, pairs, out)
+
+        def gather(first: int, last: int, band: Band = band, pairs: np.ndarray = pairs) -> None:
+            gather_pairs(band.ids, pairs, first, last, out)
+
+        run(gather, chunks(out.shape[0], 4096, pieces_per_thread=1))
 
 
 def each_view(function: Callable[[int], None], views: int) -> None:
@@ -151,26 +173,28 @@ class _Rasterize(torch.autograd.Function):
         """colors [N, D] or [C, N, D] -> colours [C, H, W, D (+ 1)], transmittance left [C, H, W], records."""
         count, gaussians = views.shape[0], means.shape[0]
         s: Settings = settings
-        inputs = [t.detach().contiguous().numpy() for t in (means, quats, scales, opacities, colors)]
+        edges = torch.log(255.0 * opacities)
+        inputs = [t.detach().contiguous().numpy() for t in (means, quats, scales, opacities, edges, colors)]
         cameras, focal = views.numpy(), intrinsics.numpy()
         outputs = colors.shape[-1] + int(s.with_depth)
         records = np.empty((count, gaussians, RECORD), np.float32)
         rendered = np.empty((count, s.height, s.width, outputs), np.float32)
         rest = np.empty((count, s.height, s.width), np.float32)
-        kept: list[Band | None] = [None] * count
+        kept: list[Any] = [None] * count
 
         def work(view: int) -> None:
-            project_view(inputs[:4], cameras[view], focal[view], s, records[view])
-            view_colors = inputs[4][view] if inputs[4].ndim == 3 else inputs[4]
+            boxes = project_view(inputs[:5], cameras[view], focal[view], s, records[view])
+            view_colors = inputs[5][view] if inputs[5].ndim == 3 else inputs[5]
             mode = int(s.with_depth)
-            band = blend_view(records[view], view_colors, _NO_PLANES, mode, s, rendered[view], rest[view])
-            kept[view] = band if any(ctx.needs_input_grad) else None
+            band = blend_view(records[view], boxes, view_colors, _NO_PLANES, mode, s, rendered[view], rest[view])
+            if any(ctx.needs_input_grad):
+                kept[view] = boxes, band
 
         each_view(work, count)
         out = torch.from_numpy(rendered), torch.from_numpy(rest), torch.from_numpy(records)
         ctx.mark_non_differentiable(out[2])
         ctx.save_for_backward(means, quats, scales, opacities, colors, views, intrinsics, *out)
-        ctx.settings, ctx.bands = settings, kept
+        ctx.settings, ctx.kept = settings, kept
         return out
 
     @staticmethod
@@ -181,7 +205,7 @@ class _Rasterize(torch.autograd.Function):
         means, quats, scales, _opacities, colors, views, intrinsics, rendered, rest, records = saved
         v_rendered_array = v_rendered.contiguous().numpy()
         v_alphas_array = (-v_rest).contiguous().numpy()
-        count, gaussians, width = views.shape[0], means.shape[0], GRADIENT + colors.shape[-1]
+        count, gaussians, width = views.shape[0], means.shape[0], GRADIENT + rendered.shape[-1]
         v_means, v_quats, v_scales = np.zeros_like(means), np.zeros_like(quats), np.zeros_like(scales)
         v_opacities = np.zeros(gaussians, np.float32)
         v_colors = np.zeros_like(colors)
@@ -193,8 +217,9 @@ class _Rasterize(torch.autograd.Function):
             def work(at: int, begin: int = begin, gradients: np.ndarray = gradients) -> None:
                 view = begin + at
                 view_colors = colors[view] if colors.ndim == 3 else colors
+                boxes, band = ctx.kept[view]
                 _blend_view_backward(
-                    ctx.bands[view], records[view], view_colors, s, rendered[view], rest[view], v_rendered_array[view],
+                    band, records[view], boxes, view_colors, s, rendered[view], rest[view], v_rendered_array[view],
                     v_alphas_array[view], gradients[at],
                 )  # fmt: skip
 
@@ -204,16 +229,16 @@ class _Rasterize(torch.autograd.Function):
                 first: int, last: int, begin: int = begin, end: int = end, gradients: np.ndarray = gradients
             ) -> None:
                 project_backward(
-                    means, quats, scales, views[begin:end], intrinsics[begin:end], s.width, s.height,
-                    records[begin:end], gradients, first, last, v_means, v_quats, v_scales,
+                    means, quats, scales, views[begin:end], intrinsics[begin:end], s.width, s.height, s.with_depth,
+                    records[begin:end], gradients, first, last, v_means, v_quats, v_scales, v_opacities,
                 )  # fmt: skip
 
             run(world, chunks(gaussians, 8192))
-            v_opacities += gradients[:, :, 5].sum(axis=0)
+            of_colors = gradients[:, :, GRADIENT : GRADIENT + colors.shape[-1]]
             if colors.ndim == 3:
-                v_colors[begin:end] = gradients[:, :, GRADIENT:]
+                v_colors[begin:end] = of_colors
             else:
-                v_colors += gradients[:, :, GRADIENT:].sum(axis=0)
+                v_colors += of_colors.sum(axis=0)
         grads = (v_means, v_quats, v_scales, v_opacities, v_colors)
         return (*(torch.from_numpy(grad) for grad in grads), None, None, None)
 
@@ -228,15 +253,15 @@ def rasterize_numba(
 
     gaussians: means, quats, scales, opacities, colors, all float32 on the CPU.
     """
-    views = viewmats.detach()[:, :3, :4].to(torch.float64).contiguous()
+    views = viewmats.detach()[:, :3, :4].to(torch.float32).contiguous()
     intrinsics = camera_numbers(Ks)
     rendered, rest, records = _Rasterize.apply(*gaussians, views, intrinsics, settings)
     return rendered, (1.0 - rest)[..., None], records
 
 
 def camera_numbers(Ks: Tensor) -> Tensor:
-    """fx, fy, cx, cy of each camera, float64 [C, 4]."""
-    K = Ks.detach().to(torch.float64)
+    """fx, fy, cx, cy of each camera, float32 [C, 4]."""
+    K = Ks.detach().to(torch.float32)
     return torch.stack([K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2]], dim=-1).contiguous()
 
 

@@ -9,42 +9,44 @@ import numpy as np
 from backend.render.parallel import inlined, kernel
 
 TILE = 16  # pixels on a tile's side
-_EDGE = 0.02  # pixels added to an extent, so that rounding never loses a pixel just above the alpha threshold
+EDGE = 0.02  # pixels added to an extent, so that rounding never loses a pixel just above the alpha threshold
 
 
 @kernel
-def sort_by_depth(records, keys):
-    """Indices of the visible Gaussians, nearest first, equal depths in the order of their indices. int32 [M].
+def sort_by_depth(boxes, keys):
+    """Indices of the Gaussians that reach a tile, nearest first, equal depths in the order of their indices. int32 [M].
 
     keys: the bits of the depths as uint32 [N]; of positive floats these sort as the floats do. A radix sort, since
     numba's argsort is slow to compile and slower to run.
     """
     count = 0
-    for n in range(records.shape[0]):
-        if records[n, 7] > 0.0:
+    for n in range(boxes.shape[0]):
+        if boxes[n, 1] > boxes[n, 0]:
             count += 1
     order = np.empty(count, np.int32)
     buffer = np.empty(count, np.int32)
     count = 0
-    for n in range(records.shape[0]):
-        if records[n, 7] > 0.0:
+    for n in range(boxes.shape[0]):
+        if boxes[n, 1] > boxes[n, 0]:
             order[count] = n
             count += 1
-    starts = np.empty(2048, np.int64)
+    starts = np.empty((3, 2048), np.int64)
+    starts[:] = 0
+    for i in range(count):
+        key = keys[order[i]]
+        for digit in range(3):
+            starts[digit, np.int64((key >> np.uint32(11 * digit)) & np.uint32(2047))] += 1
     for digit in range(3):
         shift = np.uint32(11 * digit)
-        starts[:] = 0
-        for i in range(count):
-            starts[np.int64((keys[order[i]] >> shift) & np.uint32(2047))] += 1
-        total = 0
+        before = 0
         for bucket in range(2048):
-            here = int(starts[bucket])
-            starts[bucket] = total
-            total += here
+            here = int(starts[digit, bucket])
+            starts[digit, bucket] = before
+            before += here
         for i in range(count):
             key = np.int64((keys[order[i]] >> shift) & np.uint32(2047))
-            buffer[starts[key]] = order[i]
-            starts[key] += 1
+            buffer[starts[digit, key]] = order[i]
+            starts[digit, key] += 1
         order, buffer = buffer, order
     return order
 
@@ -58,59 +60,61 @@ def _tile_range(low, high, size):
     return first // TILE, (min(last, size) + TILE - 1) // TILE if last > first else first // TILE
 
 
-@kernel
-def tile_spans(records, order, width, height):
-    """For each Gaussian of `order` the tiles it touches, row by row, exactly: its ellipse, not its box.
+@inlined
+def _wants_spans(box):
+    """Whether a Gaussian's tiles are found row by row rather than by its box, which nearly fits where it is small."""
+    rows, columns = np.int64(box[1]) - np.int64(box[0]), np.int64(box[3]) - np.int64(box[2])
+    return rows > 1 and columns > 1 and rows * columns > 4
 
-    rows int32 [M, 2]: tile rows [first, last). offsets int64 [M + 1]: where its spans begin. spans int32 [S, 2]: tile
-    columns [first, last) of one tile row. counts int64 [tile rows, tile columns]: Gaussians in each tile.
+
+@kernel
+def tile_spans(records, boxes, order, width, height):
+    """The tiles of each Gaussian of `order`: of a small one those of its box, of others those its ellipse touches.
+
+    counts int64 [tile rows, tile columns]: Gaussians in each tile. spans int32 [S, 2]: for each Gaussian that is not
+    small, one after the other, the tile columns [first, last) of each tile row of its box.
     """
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
-    rows = np.empty((order.size, 2), np.int32)
-    offsets = np.empty(order.size + 1, np.int64)
-    offsets[0] = 0
-    for i in range(order.size):
-        my, ry = np.float64(records[order[i], 1]), np.float64(records[order[i], 8]) + _EDGE
-        first, last = _tile_range(my - ry, my + ry, height)
-        rows[i, 0] = first
-        rows[i, 1] = last
-        offsets[i + 1] = offsets[i] + (last - first)
-    spans = np.zeros((offsets[order.size], 2), np.int32)
     counts = np.zeros((tiles_y, tiles_x + 1), np.int64)
+    total = 0
+    for i in range(order.size):
+        box = boxes[order[i]]
+        if _wants_spans(box):
+            total += np.int64(box[1]) - np.int64(box[0])
+            continue
+        for row in range(box[0], box[1]):
+            counts[row, box[2]] += 1
+            counts[row, box[3]] -= 1
+    spans = np.zeros((total, 2), np.int32)
+    at = 0
     for i in range(order.size):
         n = order[i]
+        box = boxes[n]
+        if not _wants_spans(box):
+            continue
         mx, my = np.float64(records[n, 0]), np.float64(records[n, 1])
         a, b = np.float64(records[n, 2]), np.float64(records[n, 3])
         rx, ry = np.float64(records[n, 7]), np.float64(records[n, 8])
-        box_first, box_last = _tile_range(mx - rx - _EDGE, mx + rx + _EDGE, width)
-        if rows[i, 1] - rows[i, 0] == 1 or box_last - box_first == 1:  # most: the box is exact already
-            for row in range(rows[i, 0], rows[i, 1]):
-                span = offsets[i] + row - rows[i, 0]
-                spans[span, 0] = box_first
-                spans[span, 1] = box_last
-                counts[row, box_first] += 1
-                counts[row, box_last] -= 1
-            continue
         # Where the ellipse is widest to the right: dy = -b rx / d, but d may have rounded to nothing; by the covariance
         # (cxy / cxx) rx, with cxy / cxx = -b / d. To the left it is the mirror image.
         d = max(np.float64(records[n, 4]), 1e-30)
         widest = min(ry, max(-ry, -b / d * rx))
-        for row in range(rows[i, 0], rows[i, 1]):
-            low = max(row * TILE + 0.5 - _EDGE - my, -ry)
-            high = min(min((row + 1) * TILE, height) - 0.5 + _EDGE - my, ry)
+        for row in range(box[0], box[1]):
+            low = max(row * TILE + 0.5 - EDGE - my, -ry)
+            high = min(min((row + 1) * TILE, height) - 0.5 + EDGE - my, ry)
             right = _half_chord(a, b, d, rx, ry, min(max(widest, low), high), records[n, 9])
             left = -_half_chord(a, b, d, rx, ry, -min(max(-widest, low), high), records[n, 9])
-            first, last = _tile_range(mx + left - _EDGE, mx + right + _EDGE, width)
-            span = offsets[i] + row - rows[i, 0]
+            first, last = _tile_range(mx + left - EDGE, mx + right + EDGE, width)
             if last > first:
-                spans[span, 0] = first
-                spans[span, 1] = last
+                spans[at, 0] = first
+                spans[at, 1] = last
                 counts[row, first] += 1
                 counts[row, last] -= 1
+            at += 1
     for row in range(tiles_y):
         for column in range(1, tiles_x):
             counts[row, column] += counts[row, column - 1]
-    return rows, offsets, spans, counts[:, :tiles_x].copy()
+    return spans, counts[:, :tiles_x].copy()
 
 
 @inlined
@@ -122,19 +126,25 @@ def _half_chord(a, b, d, rx, ry, dy, edge):
 
 
 @kernel
-def fill_tiles(order, rows, offsets, spans, starts, first_row, last_row):
-    """The lists of the tiles in the tile rows [first_row, last_row), nearest Gaussian first.
+def fill_tiles(order, boxes, spans, starts, tiles_x, band_row, first_row, last_row, ids):
+    """Write the lists of the tiles in the tile rows [first_row, last_row), nearest Gaussian first.
 
-    starts: int64 [tiles + 1], where each of these tiles' lists begins. Gives back Gaussians' indices, int32 [pairs].
+    starts: int64 [tiles + 1], where the lists begin of the tiles of a band of tile rows that begins at band_row. ids:
+    Gaussians' indices, int32 [pairs].
     """
-    tiles_x = (starts.size - 1) // (last_row - first_row)
-    cursor = starts.copy()
-    ids = np.empty(starts[starts.size - 1], np.int32)
+    cursor = starts[(first_row - band_row) * tiles_x : (last_row - band_row) * tiles_x].copy()
+    at = 0
     for i in range(order.size):
-        for row in range(max(rows[i, 0], first_row), min(rows[i, 1], last_row)):
-            span = offsets[i] + row - rows[i, 0]
-            for column in range(spans[span, 0], spans[span, 1]):
+        n = order[i]
+        box = boxes[n]
+        by_span = _wants_spans(box)
+        for row in range(max(box[0], first_row), min(box[1], last_row)):
+            first, last = np.int64(box[2]), np.int64(box[3])
+            if by_span:
+                first, last = spans[at + row - box[0], 0], spans[at + row - box[0], 1]
+            for column in range(first, last):
                 tile = (row - first_row) * tiles_x + column
-                ids[cursor[tile]] = order[i]
+                ids[cursor[tile]] = n
                 cursor[tile] += 1
-    return ids
+        if by_span:
+            at += np.int64(box[1]) - np.int64(box[0])

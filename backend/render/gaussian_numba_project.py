@@ -1,60 +1,106 @@
-"""Numba kernels between world and image plane: projection of Gaussians, and its backward pass.
+"""Numba kernel between world and image plane: projection of Gaussians, eight side by side.
 
 3D Gaussian Splatting (arXiv 2308.04079) section 4, EWA splatting's local affine approximation; the numbers
 (dilation, clamp of the Jacobian, opacity-aware extent) are gsplat's classic mode.
 
-Records: one row of floats for each Gaussian and view, `rx` = 0 where it is not visible:
+Records: one row of floats for each Gaussian and view, zeros where it is not visible:
     0 mean x   1 mean y   2, 3, 4 conic xx, xy, yy   5 opacity   6 depth   7 rx   8 ry   9 sigma at the edge
-rx, ry: half sides in pixels of the box in which alpha reaches 1/255. Gradients of records have the layout
-    0 mean x   1 mean y   2, 3, 4 conic   5 opacity   6 depth   7... colours
-Arithmetic is float64 (it costs nothing in scalar code and spares thin Gaussians their cancellation), storage float32.
+rx, ry: half sides in pixels of the box in which alpha reaches 1/255.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
+from backend.render.gaussian_numba_bins import EDGE, TILE
+from backend.render.gaussian_numba_vectors import (
+    LANES,
+    bits,
+    load,
+    maximum,
+    minimum,
+    round_down,
+    round_up,
+    splat,
+    square_root,
+    store,
+    where,
+)
 from backend.render.parallel import inlined, kernel
 
 RECORD = 10  # floats in a record
-GRADIENT = 7  # floats in a record's gradient before the colours
+_ONE = np.float32(1.0)
+_HALF = np.float32(0.5)
+_ZERO = np.float32(0.0)
+INPUTS = 10  # planes of eight: mean, quaternion, scale
+_FOUND = RECORD + 4  # planes of a record and of its box of tiles
 
 
 @inlined
-def _rotation(quat, out):
-    """Write the matrix of a wxyz quaternion of any length to out [3, 3]; give back 1 / its length."""
-    w, x, y, z = np.float64(quat[0]), np.float64(quat[1]), np.float64(quat[2]), np.float64(quat[3])
-    inverse_length = 1.0 / math.sqrt(w * w + x * x + y * y + z * z)
-    w, x, y, z = w * inverse_length, x * inverse_length, y * inverse_length, z * inverse_length
-    out[0, 0] = 1.0 - 2.0 * (y * y + z * z)
-    out[0, 1] = 2.0 * (x * y - w * z)
-    out[0, 2] = 2.0 * (x * z + w * y)
-    out[1, 0] = 2.0 * (x * y + w * z)
-    out[1, 1] = 1.0 - 2.0 * (x * x + z * z)
-    out[1, 2] = 2.0 * (y * z - w * x)
-    out[2, 0] = 2.0 * (x * z - w * y)
-    out[2, 1] = 2.0 * (y * z + w * x)
-    out[2, 2] = 1.0 - 2.0 * (x * x + y * y)
-    return inverse_length
+def gather(means, quats, scales, begin, end, out):
+    """Gaussians [begin, end), eight at most, side by side: planes of eight floats. Zeros where there are fewer."""
+    if end - begin < LANES:
+        out[:] = _ZERO
+    for n in range(begin, end):
+        for i in range(3):
+            out[i * LANES + n - begin] = means[n, i]
+            out[(7 + i) * LANES + n - begin] = scales[n, i]
+        for i in range(4):
+            out[(3 + i) * LANES + n - begin] = quats[n, i]
 
 
 @inlined
-def _camera_axes(view, rotation, scale, out):
-    """out [3, 3] = view rotation @ rotation @ diag(scale): columns are the Gaussian's axes in camera space."""
+def rotations(given, out):
+    """Planes of the nine numbers of the matrices of quaternions of any length (planes 3 to 6 of `given`)."""
+    w, x, y, z = load(given, 3 * LANES), load(given, 4 * LANES), load(given, 5 * LANES), load(given, 6 * LANES)
+    one = splat(_ONE)
+    twice = splat(np.float32(2.0)) / (w * w + x * x + y * y + z * z)
+    store(out, 0 * LANES, one - twice * (y * y + z * z))
+    store(out, 1 * LANES, twice * (x * y - w * z))
+    store(out, 2 * LANES, twice * (x * z + w * y))
+    store(out, 3 * LANES, twice * (x * y + w * z))
+    store(out, 4 * LANES, one - twice * (x * x + z * z))
+    store(out, 5 * LANES, twice * (y * z - w * x))
+    store(out, 6 * LANES, twice * (x * z - w * y))
+    store(out, 7 * LANES, twice * (y * z + w * x))
+    store(out, 8 * LANES, one - twice * (x * x + y * y))
+
+
+@inlined
+def camera_axes(view, rotation, given, out):
+    """Planes of view rotation @ rotation @ diag(scale): its columns are the Gaussian's axes in camera space."""
     for i in range(3):
-        for j in range(3):
-            out[i, j] = (
-                view[i, 0] * rotation[0, j] + view[i, 1] * rotation[1, j] + view[i, 2] * rotation[2, j]
-            ) * scale[j]
+        v0, v1, v2 = splat(view[i, 0]), splat(view[i, 1]), splat(view[i, 2])
+        for k in range(3):
+            turned = v0 * load(rotation, k * LANES) + v1 * load(rotation, (3 + k) * LANES)
+            turned = turned + v2 * load(rotation, (6 + k) * LANES)
+            store(out, (3 * i + k) * LANES, turned * load(given, (7 + k) * LANES))
 
 
 @inlined
-def _clamp_tangent(tangent, center, focal, size):
-    """x / z held within 1.3 half fields of view about the image's middle, as seen from the principal point."""
-    margin = 0.3 * 0.5 * size / focal
-    return min((size - center) / focal + margin, max(-center / focal - margin, tangent))
+def along(view, i, given):
+    """Coordinate i of the means in camera space."""
+    x, y, z = load(given, 0), load(given, LANES), load(given, 2 * LANES)
+    return splat(view[i, 0]) * x + splat(view[i, 1]) * y + splat(view[i, 2]) * z + splat(view[i, 3])
+
+
+@inlined
+def tangent_limits(center, focal, size):
+    """Between which x / z is held: 1.3 half fields of view about the image's middle, from the principal point."""
+    margin = np.float32(0.3) * _HALF * size / focal
+    return -center / focal - margin, (size - center) / focal + margin
+
+
+@inlined
+def _tiles(low, high, size, out, at):
+    """Tiles [first, last) of an axis of `size` pixels whose pixel centres lie in [low, high]."""
+    zero, half, side = splat(_ZERO), splat(_HALF), splat(np.float32(TILE))
+    # The first pixel whose centre is >= low, and the one after the last whose centre is <= high.
+    first = round_up(maximum(low, zero) - half)
+    last = round_down(minimum(high, splat(size)) + half)
+    start = round_down(maximum(first, zero) / side)
+    store(out, at, start)
+    store(out, at + LANES, where(last > first, round_up(minimum(last, splat(size)) / side), start))
 
 
 @kernel
@@ -63,6 +109,7 @@ def project(
     quats,
     scales,
     opacities,
+    edges,
     view,
     intrinsics,
     width,
@@ -74,159 +121,92 @@ def project(
     first,
     last,
     records,
+    boxes,
 ):
-    """Fill records[first:last] for one view. view [3, 4] and intrinsics (fx, fy, cx, cy) are float64."""
-    fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
-    rotation = np.empty((3, 3))
-    axes = np.empty((3, 3))
-    for n in range(first, last):
-        for k in range(RECORD):
-            records[n, k] = 0.0
-        px, py, pz = np.float64(means[n, 0]), np.float64(means[n, 1]), np.float64(means[n, 2])
-        opacity = np.float64(opacities[n])
-        z = view[2, 0] * px + view[2, 1] * py + view[2, 2] * pz + view[2, 3]
-        # Written so that NaN fails each test.
-        if not (z >= near and z <= far and z > 0.0 and opacity >= 1.0 / 255.0):
-            continue
-        x = view[0, 0] * px + view[0, 1] * py + view[0, 2] * pz + view[0, 3]
-        y = view[1, 0] * px + view[1, 1] * py + view[1, 2] * pz + view[1, 3]
-        _rotation(quats[n], rotation)
-        _camera_axes(view, rotation, scales[n], axes)
-        tx = _clamp_tangent(x / z, cx, fx, width)
-        ty = _clamp_tangent(y / z, cy, fy, height)
-        cxx, cxy, cyy = 0.0, 0.0, 0.0
-        for k in range(3):
-            u = fx / z * (axes[0, k] - tx * axes[2, k])
-            v = fy / z * (axes[1, k] - ty * axes[2, k])
-            cxx += u * u
-            cxy += u * v
-            cyy += v * v
-        cxx += eps2d
-        cyy += eps2d
-        det = cxx * cyy - cxy * cxy
-        edge = math.log(opacity * 255.0)
-        mx, my = fx * x / z + cx, fy * y / z + cy
-        rx, ry = math.sqrt(2.0 * edge * cxx), math.sqrt(2.0 * edge * cyy)
-        # The last four keep what float32 and the tile grid cannot hold out of the kernels after this one.
-        if not (det > 0.0 and rx < 1e8 and ry < 1e8 and abs(mx) < 1e9 and abs(my) < 1e9 and det < 1e30):
-            continue
-        if math.ceil(rx) <= radius_clip and math.ceil(ry) <= radius_clip:
-            continue
-        if mx + rx <= 0.0 or mx - rx >= width or my + ry <= 0.0 or my - ry >= height:
-            continue
-        records[n, 0] = mx
-        records[n, 1] = my
-        records[n, 2] = cyy / det
-        records[n, 3] = -cxy / det
-        records[n, 4] = cxx / det
-        records[n, 5] = opacity
-        records[n, 6] = z
-        records[n, 7] = rx
-        records[n, 8] = ry
-        records[n, 9] = edge
+    """Fill records [first:last] and boxes [first:last] for one view.
 
-
-@kernel
-def project_backward(
-    means, quats, scales, views, intrinsics, width, height, records, gradients, first, last, v_means, v_quats, v_scales
-):
-    """Add the gradients of means, quats and scales [first:last] over all views.
-
-    views [C, 3, 4], intrinsics [C, 4] float64; records [C, N, RECORD]; gradients [C, N, GRADIENT + D].
+    edges [N]: log(255 opacity). view [3, 4], intrinsics (fx, fy, cx, cy), near, far, eps2d, radius_clip: float32.
+    boxes int16 [N, 4]: of the tiles with a pixel centre in the record's box the first row, the row after the last, and
+    the same of columns; empty where nothing is to be drawn.
     """
-    rotation = np.empty((3, 3))
-    axes = np.empty((3, 3))
-    v_axes = np.empty((3, 3))
-    v_rotation = np.empty((3, 3))
-    u = np.empty(3)
-    v = np.empty(3)
-    for n in range(first, last):
-        inverse_length = _rotation(quats[n], rotation)
-        v_rotation[:] = 0.0
-        seen = False
-        for c in range(views.shape[0]):
-            if records[c, n, 7] <= 0.0:
-                continue
-            touched = False
-            for j in range(GRADIENT):
-                touched |= gradients[c, n, j] != 0.0
-            if not touched:  # hidden behind others
-                continue
-            seen = True
-            view = views[c]
-            fx, fy, cx, cy = intrinsics[c, 0], intrinsics[c, 1], intrinsics[c, 2], intrinsics[c, 3]
-            px, py, pz = np.float64(means[n, 0]), np.float64(means[n, 1]), np.float64(means[n, 2])
-            x = view[0, 0] * px + view[0, 1] * py + view[0, 2] * pz + view[0, 3]
-            y = view[1, 0] * px + view[1, 1] * py + view[1, 2] * pz + view[1, 3]
-            z = view[2, 0] * px + view[2, 1] * py + view[2, 2] * pz + view[2, 3]
-            _camera_axes(view, rotation, scales[n], axes)
-            slope_x, slope_y = x / z, y / z
-            tx = _clamp_tangent(slope_x, cx, fx, width)
-            ty = _clamp_tangent(slope_y, cy, fy, height)
-            # Rows of J @ axes.
-            for k in range(3):
-                u[k] = fx / z * (axes[0, k] - tx * axes[2, k])
-                v[k] = fy / z * (axes[1, k] - ty * axes[2, k])
-            # Covariance's gradient: -conic @ G @ conic with G = [[a, b/2], [b/2, d]].
-            qa, qb, qd = np.float64(records[c, n, 2]), np.float64(records[c, n, 3]), np.float64(records[c, n, 4])
-            ga = np.float64(gradients[c, n, 2])
-            gb = 0.5 * np.float64(gradients[c, n, 3])
-            gd = np.float64(gradients[c, n, 4])
-            va = -(qa * qa * ga + 2.0 * qa * qb * gb + qb * qb * gd)
-            vb = -(qa * qb * ga + (qa * qd + qb * qb) * gb + qb * qd * gd)
-            vd = -(qb * qb * ga + 2.0 * qb * qd * gb + qd * qd * gd)
-            v_tx, v_ty, v_z = 0.0, 0.0, np.float64(gradients[c, n, 6])
-            for k in range(3):
-                # Covariance = rows @ rows^T, so the rows' gradient is 2 V rows; both rows carry the factor 1/z.
-                v_u = 2.0 * (va * u[k] + vb * v[k])
-                v_v = 2.0 * (vb * u[k] + vd * v[k])
-                v_axes[0, k] = fx / z * v_u
-                v_axes[1, k] = fy / z * v_v
-                v_axes[2, k] = -fx / z * tx * v_u - fy / z * ty * v_v
-                v_tx -= fx / z * axes[2, k] * v_u
-                v_ty -= fy / z * axes[2, k] * v_v
-                v_z -= (u[k] * v_u + v[k] * v_v) / z
-            v_mx, v_my = np.float64(gradients[c, n, 0]), np.float64(gradients[c, n, 1])
-            v_x = fx / z * v_mx
-            v_y = fy / z * v_my
-            v_z -= v_x * slope_x + v_y * slope_y
-            if tx == slope_x:  # not clamped
-                v_x += v_tx / z
-                v_z -= v_tx * slope_x / z
-            if ty == slope_y:
-                v_y += v_ty / z
-                v_z -= v_ty * slope_y / z
-            for j in range(3):
-                v_means[n, j] += view[0, j] * v_x + view[1, j] * v_y + view[2, j] * v_z
-            # axes = view @ rotation @ diag(scale)
-            for k in range(3):
-                v_scale = 0.0
-                for j in range(3):
-                    back = view[0, j] * v_axes[0, k] + view[1, j] * v_axes[1, k] + view[2, j] * v_axes[2, k]
-                    v_scale += rotation[j, k] * back
-                    v_rotation[j, k] += back * scales[n, k]
-                v_scales[n, k] += v_scale
-        if seen:
-            _rotation_backward(quats[n], inverse_length, v_rotation, v_quats[n])
-
-
-@inlined
-def _rotation_backward(quat, inverse_length, v, out):
-    """out [4] += the gradient of a quaternion of any length, given v [3, 3] of its matrix."""
-    w, x = quat[0] * inverse_length, quat[1] * inverse_length
-    y, z = quat[2] * inverse_length, quat[3] * inverse_length
-    vw = 2.0 * (x * (v[2, 1] - v[1, 2]) + y * (v[0, 2] - v[2, 0]) + z * (v[1, 0] - v[0, 1]))
-    vx = 2.0 * (
-        w * (v[2, 1] - v[1, 2]) + y * (v[0, 1] + v[1, 0]) + z * (v[0, 2] + v[2, 0]) - 2.0 * x * (v[1, 1] + v[2, 2])
-    )
-    vy = 2.0 * (
-        w * (v[0, 2] - v[2, 0]) + x * (v[0, 1] + v[1, 0]) + z * (v[1, 2] + v[2, 1]) - 2.0 * y * (v[0, 0] + v[2, 2])
-    )
-    vz = 2.0 * (
-        w * (v[1, 0] - v[0, 1]) + x * (v[0, 2] + v[2, 0]) + y * (v[1, 2] + v[2, 1]) - 2.0 * z * (v[0, 0] + v[1, 1])
-    )
-    along = vw * w + vx * x + vy * y + vz * z  # the length does not matter, so neither does a step along it
-    out[0] += (vw - along * w) * inverse_length
-    out[1] += (vx - along * x) * inverse_length
-    out[2] += (vy - along * y) * inverse_length
-    out[3] += (vz - along * z) * inverse_length
+    fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
+    sizes = np.float32(width), np.float32(height)
+    given = np.zeros(INPUTS * LANES, np.float32)
+    rotation = np.empty(9 * LANES, np.float32)
+    axes = np.empty(9 * LANES, np.float32)
+    opacity_edge = np.zeros(2 * LANES, np.float32)
+    found = np.zeros(_FOUND * LANES, np.float32)
+    least_x, most_x = tangent_limits(cx, fx, sizes[0])
+    least_y, most_y = tangent_limits(cy, fy, sizes[1])
+    zero, one, eps, two = splat(_ZERO), splat(_ONE), splat(eps2d), splat(np.float32(2.0))
+    margin = splat(np.float32(EDGE))
+    for begin in range(first, last, LANES):
+        end = min(begin + LANES, last)
+        gather(means, quats, scales, begin, end, given)
+        if end - begin < LANES:
+            opacity_edge[:] = _ZERO
+        for n in range(begin, end):
+            opacity_edge[n - begin] = opacities[n]
+            opacity_edge[LANES + n - begin] = edges[n]
+        opacity, edge = load(opacity_edge, 0), load(opacity_edge, LANES)
+        z = along(view, 2, given)
+        # Written so that NaN fails each test.
+        visible = (z >= splat(near)) & (splat(far) >= z) & (z > zero) & (opacity >= splat(np.float32(1.0 / 255.0)))
+        seen = bits(visible)
+        if seen != 0:
+            inverse = one / z
+            slope_x, slope_y = along(view, 0, given) * inverse, along(view, 1, given) * inverse
+            rotations(given, rotation)
+            camera_axes(view, rotation, given, axes)
+            tx = minimum(splat(most_x), maximum(splat(least_x), slope_x))
+            ty = minimum(splat(most_y), maximum(splat(least_y), slope_y))
+            # u, v: rows of the Jacobian times the axes.
+            over_x, over_y = splat(fx) * inverse, splat(fy) * inverse
+            u0 = over_x * (load(axes, 0) - tx * load(axes, 6 * LANES))
+            u1 = over_x * (load(axes, 1 * LANES) - tx * load(axes, 7 * LANES))
+            u2 = over_x * (load(axes, 2 * LANES) - tx * load(axes, 8 * LANES))
+            v0 = over_y * (load(axes, 3 * LANES) - ty * load(axes, 6 * LANES))
+            v1 = over_y * (load(axes, 4 * LANES) - ty * load(axes, 7 * LANES))
+            v2 = over_y * (load(axes, 5 * LANES) - ty * load(axes, 8 * LANES))
+            cxx, cxy, cyy = u0 * u0 + u1 * u1 + u2 * u2, u0 * v0 + u1 * v1 + u2 * v2, v0 * v0 + v1 * v1 + v2 * v2
+            # The determinant from the rows' cross product: of thin Gaussians cxx cyy - cxy cxy would leave nothing.
+            m0, m1, m2 = u0 * v1 - u1 * v0, u1 * v2 - u2 * v1, u2 * v0 - u0 * v2
+            det = m0 * m0 + m1 * m1 + m2 * m2 + eps * (cxx + cyy) + eps * eps
+            cxx, cyy = cxx + eps, cyy + eps
+            mx, my = splat(fx) * slope_x + splat(cx), splat(fy) * slope_y + splat(cy)
+            rx, ry = square_root(two * edge * cxx), square_root(two * edge * cyy)
+            # What float32 and the tile grid cannot hold is kept out of the kernels after this one.
+            huge = splat(np.float32(1e8))
+            visible = visible & (det > zero) & (splat(np.float32(1e30)) > det) & (huge > rx) & (huge > ry)
+            visible = visible & (huge > mx) & (mx > zero - huge) & (huge > my) & (my > zero - huge)
+            visible = visible & (round_up(maximum(rx, ry)) > splat(radius_clip))
+            visible = visible & (mx + rx > zero) & (splat(sizes[0]) > mx - rx)
+            visible = visible & (my + ry > zero) & (splat(sizes[1]) > my - ry)
+            seen = bits(visible)
+            share = one / det
+            store(found, 0 * LANES, mx)
+            store(found, 1 * LANES, my)
+            store(found, 2 * LANES, cyy * share)
+            store(found, 3 * LANES, zero - cxy * share)
+            store(found, 4 * LANES, cxx * share)
+            store(found, 5 * LANES, opacity)
+            store(found, 6 * LANES, z)
+            store(found, 7 * LANES, rx)
+            store(found, 8 * LANES, ry)
+            store(found, 9 * LANES, edge)
+            _tiles(my - ry - margin, my + ry + margin, sizes[1], found, 10 * LANES)
+            _tiles(mx - rx - margin, mx + rx + margin, sizes[0], found, 12 * LANES)
+        for n in range(begin, end):
+            lane = n - begin
+            if (seen >> lane) & 1:
+                for i in range(RECORD):
+                    records[n, i] = found[i * LANES + lane]
+                for i in range(4):
+                    boxes[n, i] = np.int16(found[(RECORD + i) * LANES + lane])
+                if boxes[n, 3] <= boxes[n, 2]:
+                    boxes[n, 1] = boxes[n, 0]
+            else:
+                for i in range(RECORD):
+                    records[n, i] = _ZERO
+                for i in range(4):
+                    boxes[n, i] = 0

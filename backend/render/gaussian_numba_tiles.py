@@ -1,10 +1,8 @@
 """Numba kernels that blend the Gaussians of a tile front to back, and the backward pass of that.
 
-3D Gaussian Splatting (arXiv 2308.04079) section 6, equation 3. A tile is made of blocks of 4 x 4 pixels. Each Gaussian
-goes over the blocks that it touches, a block's 16 pixels at a time without a branch, so that the compiler makes vector
-code of it. For that, too, the pixels' state is one array [planes, block rows, block columns, lanes] with the first
-four channels at fixed planes: the compiler then knows by itself that they do not overlap. Fewer channels are padded
-with zeros; more take a loop of their own.
+3D Gaussian Splatting (arXiv 2308.04079) section 6, equation 3. A tile of 16 x 16 pixels is made of 32 blocks of 4 x 2;
+a block's eight pixels are one vector. Each Gaussian goes over just the blocks that its ellipse touches and that still
+take light: both are sets of 32 bits, so that what is hidden, or beside the ellipse, costs nothing.
 
 A pixel that has stopped (its transmittance would fall to 1e-4) keeps its transmittance with a minus sign: the test
 "transmittance after this Gaussian > 1e-4" then fails by itself from there on. A Gaussian that is skipped has alpha 0.
@@ -21,94 +19,128 @@ import math
 import numpy as np
 
 from backend.render.gaussian_numba_bins import TILE
-from backend.render.gaussian_numba_project import GRADIENT
+from backend.render.gaussian_numba_unproject import GRADIENT
+from backend.render.gaussian_numba_vectors import (
+    LANES,
+    bits,
+    load,
+    lowest_bit,
+    maximum,
+    minimum,
+    minus_magnitude,
+    power_of_two,
+    splat,
+    square_root,
+    store,
+    total,
+    totals,
+    where,
+)
 from backend.render.parallel import inlined, kernel
 
-_ALPHA_LEAST = np.float32(1.0 / 255.0)
-_ALPHA_MOST = np.float32(0.999)
+_LEAST = np.float32(-math.log2(255.0))  # logarithm of the least alpha that counts
+_MOST = np.float32(math.log2(0.999))  # and of the greatest
 _STOP = np.float32(1e-4)
 _ONE = np.float32(1.0)
 _HALF = np.float32(0.5)
 _ZERO = np.float32(0.0)
-_WIDE, _HIGH = 4, 4  # pixels of a block
-_COLUMNS, _ROWS, _LANES = TILE // _WIDE, TILE // _HIGH, _WIDE * _HIGH
-_QUICK = 4  # channels at fixed planes
-_BATCH = 16  # Gaussians fetched together, after a look whether every pixel of the tile has stopped
+_LOG2_E = np.float32(1.4426950408889634)
+_WIDE, _HIGH = 4, 2  # pixels of a block
+_COLUMNS, _ROWS = TILE // _WIDE, TILE // _HIGH  # blocks of a tile; the block in column c and row r has the bit 8 c + r
+_BLOCKS = _COLUMNS * _ROWS
+_QUICK = 3  # channels whose sums are written out; further ones take a loop
+_BATCH = 16  # Gaussians fetched together: the misses of the cache fall together, too
+_NUMBERS = 6  # of a fetched Gaussian before its channels: minus mean, quadratic form and opacity as powers of two
 
 
 @inlined
-def _exp_minus(sigma):
-    """exp(-sigma) for sigma >= 0 in float32, error 2e-7; arithmetic only, so that it vectorises without a library."""
-    x = max(np.float32(-1.4426950408889634) * sigma, np.float32(-120.0))
-    whole = np.int32(x - _HALF)  # rounds to nearest, since the argument is negative
-    f = x - np.float32(whole)
-    # 2^f on [-1/2, 1/2]: the polynomial of the least relative error, found by Lawson's iteration.
-    p = np.float32(0.001327647196)
-    p = p * f + np.float32(0.009675541503)
-    p = p * f + np.float32(0.05550713275)
-    p = p * f + np.float32(0.2402211972)
-    p = p * f + np.float32(0.6931469671)
-    p = p * f + np.float32(1.000000072)
-    return p * np.int32((whole + 127) << 23).view(np.float32)
+def _open_tile(state, stride, lines, columns):
+    """Lay out the blocks: pixel centres x and y, transmittance 1 inside the picture (stopped outside), then zeros.
 
-
-@inlined
-def _blocks(center, reach, start, size, count):
-    """Blocks [first, last) of `count`, `size` pixels each, from pixel `start`, with pixel centres near enough."""
-    limit = np.float32(size * count)
-    low = math.ceil(min(max(center - reach - np.float32(start) - np.float32(0.52), _ZERO), limit))
-    high = math.floor(min(max(center + reach - np.float32(start) - np.float32(0.48), -_ONE), limit - _ONE))
-    return low // size, high // size + 1
-
-
-@inlined
-def _open_tile(state, going, lines, columns):
-    """Clear the state: transmittance 1 inside the picture, stopped outside. All blocks are going."""
-    state[:] = _ZERO
-    going[:] = True
-    for row in range(TILE):
-        for column in range(TILE):
-            inside = row < lines and column < columns
-            lane = row % _HIGH * _WIDE + column % _WIDE
-            state[0, row // _HIGH, column // _WIDE, lane] = _ONE if inside else -_ONE
-
-
-@inlined
-def _look(state, going):
-    """Note which blocks have a pixel that still takes light; whether any has."""
-    any_going = False
-    for row in range(_ROWS):
-        for column in range(_COLUMNS):
-            most = -_ONE
-            for lane in range(_LANES):
-                most = max(most, state[0, row, column, lane])
-            going[row, column] = most > _ZERO
-            any_going = any_going or bool(most > _ZERO)
-    return any_going
-
-
-@inlined
-def _fetch(records, colors, with_depth, ids, begin, end, left, top, numbers, boxes):
-    """Bring the Gaussians ids[begin:end] together, with the blocks of the tile at (left, top) that each touches.
-
-    numbers [batch, 6 + channels]: mean, conic halved on the diagonal, opacity, channels. boxes [batch, 4]: block rows
-    and columns, first and last. The misses of the cache fall together here rather than one by one while blending.
+    Gives back the set of blocks that have a pixel of the picture.
     """
+    going = np.int64(0)
+    for block in range(_BLOCKS):
+        at = block * stride
+        for lane in range(LANES):
+            x, y = block // _ROWS * _WIDE + lane % _WIDE, block % _ROWS * _HIGH + lane // _WIDE
+            inside = x < columns and y < lines
+            state[at + lane] = np.float32(x) + _HALF
+            state[at + LANES + lane] = np.float32(y) + _HALF
+            state[at + 2 * LANES + lane] = _ONE if inside else -_ONE
+            going |= np.int64(inside) << block
+        for i in range(3 * LANES, stride):
+            state[at + i] = _ZERO
+    return going
+
+
+@inlined
+def _touched(mx, my, a, b, d, rx, ry, edge, row_tops):
+    """The set of a tile's blocks that the Gaussian's ellipse may touch, with a margin of a fiftieth of a pixel.
+
+    mx, my: from the tile's corner. All block rows side by side: in each the ellipse reaches from `left` to `right`.
+    """
+    # Where the ellipse is widest to the right: dy = -b rx / d, but d may have rounded to nothing. To the left mirrored.
+    widest = splat(min(ry, max(-ry, -b * rx / max(d, np.float32(1e-30)))))
+    margin = np.float32(0.02) + np.float32(1e-6) * (abs(mx) + rx)
+    slope = splat(-b / max(a, np.float32(1e-30)))
+    half = splat(math.sqrt(np.float32(2.0) * edge / max(a, np.float32(1e-30))))
+    zero, one, steepness = splat(_ZERO), splat(_ONE), splat(_ONE / ry)
+    reach = splat(ry + np.float32(0.02))
+    low = maximum(load(row_tops, 0) - splat(my + np.float32(0.02)), zero - reach)
+    high = minimum(load(row_tops, LANES) - splat(my - np.float32(0.02)), reach)
+    y = minimum(maximum(widest, low), high)
+    t = y * steepness
+    right = slope * y + half * square_root(maximum(one - t * t, zero)) + splat(mx + margin)
+    y = minimum(maximum(zero - widest, low), high)
+    t = y * steepness
+    left = slope * y - half * square_root(maximum(one - t * t, zero)) + splat(mx - margin)
+    right = where(high >= low, right, splat(np.float32(-1.0)))
+    touched = np.int64(0)
+    for column in range(_COLUMNS):
+        near, far = splat(np.float32(_WIDE * column) + _HALF), splat(np.float32(_WIDE * (column + 1)) - _HALF)
+        touched |= bits((right >= near) & (far >= left)) << (_ROWS * column)
+    return touched
+
+
+@inlined
+def _fetch(records, colors, with_depth, ids, begin, end, left, top, going, row_tops, numbers, sets, sources):
+    """Bring those of the Gaussians ids[begin:end] together that touch blocks of the set `going`; how many they are.
+
+    numbers [batch, 6 + channels], sets [batch] of blocks, sources [batch] into ids.
+    """
+    count = 0
     for k in range(begin, end):
-        n, at = ids[k], k - begin
-        mx, my = records[n, 0], records[n, 1]
-        numbers[at, 0] = mx
-        numbers[at, 1] = my
-        numbers[at, 2] = _HALF * records[n, 2]
-        numbers[at, 3] = records[n, 3]
-        numbers[at, 4] = _HALF * records[n, 4]
-        numbers[at, 5] = records[n, 5]
+        n = ids[k]
+        mx, my = records[n, 0] - np.float32(left), records[n, 1] - np.float32(top)
+        a, b, d, edge = records[n, 2], records[n, 3], records[n, 4], records[n, 9]
+        touched = going & _touched(mx, my, a, b, d, records[n, 7], records[n, 8], edge, row_tops)
+        if touched == 0:
+            continue
+        sets[count] = touched
+        sources[count] = k
+        numbers[count, 0] = -mx
+        numbers[count, 1] = -my
+        numbers[count, 2] = (_HALF * _LOG2_E) * a
+        numbers[count, 3] = _LOG2_E * b
+        numbers[count, 4] = (_HALF * _LOG2_E) * d
+        numbers[count, 5] = _LOG2_E * edge + _LEAST
         for channel in range(colors.shape[1]):
-            numbers[at, 6 + channel] = colors[n, channel]
+            numbers[count, _NUMBERS + channel] = colors[n, channel]
         if with_depth:
-            numbers[at, 6 + colors.shape[1]] = records[n, 6]
-        boxes[at, 0], boxes[at, 1] = _blocks(my, records[n, 8], top, _HIGH, _ROWS)
-        boxes[at, 2], boxes[at, 3] = _blocks(mx, records[n, 7], left, _WIDE, _COLUMNS)
+            numbers[count, _NUMBERS + colors.shape[1]] = records[n, 6]
+        count += 1
+    return count
+
+
+@inlined
+def _row_tops():
+    """For each row of blocks the y of its first and of its last pixel centre."""
+    tops = np.empty(2 * LANES, np.float32)
+    for row in range(_ROWS):
+        tops[row] = np.float32(_HIGH * row) + _HALF
+        tops[LANES + row] = np.float32(_HIGH * (row + 1)) - _HALF
+    return tops
 
 
 @kernel
@@ -123,69 +155,72 @@ def blend_tiles(
     constants = channels + (1 if depth_mode == 1 else 0)  # channels that do not vary over a Gaussian
     outputs = out_colors.shape[2]
     tiles_x = (width + TILE - 1) // TILE
-    # Planes: 0 transmittance, 1 the current Gaussian's weight, then the channels.
-    state = np.empty((2 + max(outputs, _QUICK), _ROWS, _COLUMNS, _LANES), np.float32)
-    going = np.empty((_ROWS, _COLUMNS), np.bool_)
-    numbers = np.zeros((_BATCH, 6 + max(outputs, _QUICK)), np.float32)
-    boxes = np.empty((_BATCH, 4), np.int64)
+    # A block's planes of eight: pixel x, pixel y, transmittance, then the channels.
+    stride = (3 + max(outputs, _QUICK)) * LANES
+    state = np.empty(_BLOCKS * stride, np.float32)
+    numbers = np.zeros((_BATCH, _NUMBERS + max(outputs, _QUICK)), np.float32)
+    sets, sources = np.empty(_BATCH, np.int64), np.empty(_BATCH, np.int64)
+    row_tops = _row_tops()
+    zero, stop, most, least = splat(_ZERO), splat(_STOP), splat(_MOST), splat(_LEAST)
     for tile in range(first, last):
         left, top = (tile % tiles_x) * TILE, (first_row + tile // tiles_x) * TILE
         columns, lines = min(TILE, width - left), min(TILE, height - top)
-        _open_tile(state, going, lines, columns)
-        for k in range(starts[tile], starts[tile + 1]):
-            if (k - starts[tile]) % _BATCH == 0:
-                if k > starts[tile] and not _look(state, going):
-                    break
-                end = min(k + _BATCH, starts[tile + 1])
-                _fetch(records, colors, depth_mode == 1, ids, k, end, left, top, numbers, boxes)
-            n, at = ids[k], (k - starts[tile]) % _BATCH
-            mx, my, a, b, d = numbers[at, 0], numbers[at, 1], numbers[at, 2], numbers[at, 3], numbers[at, 4]
-            opacity, v0, v1, v2, v3 = numbers[at, 5], numbers[at, 6], numbers[at, 7], numbers[at, 8], numbers[at, 9]
-            low, high, near, far = boxes[at, 0], boxes[at, 1], boxes[at, 2], boxes[at, 3]
-            for row in range(low, high):
-                y0 = np.float32(top + row * _HIGH) + _HALF - my
-                for column in range(near, far):
-                    if not going[row, column]:
-                        continue
-                    x0 = np.float32(left + column * _WIDE) + _HALF - mx
-                    for lane in range(_LANES):
-                        dx, dy = x0 + np.float32(lane % _WIDE), y0 + np.float32(lane // _WIDE)
-                        sigma = dx * (a * dx + b * dy) + d * dy * dy
-                        alpha = min(_ALPHA_MOST, opacity * _exp_minus(sigma))
-                        alpha = alpha if alpha >= _ALPHA_LEAST else _ZERO
-                        alpha = alpha if sigma >= _ZERO else _ZERO
-                        before = state[0, row, column, lane]
-                        after = before * (_ONE - alpha)
-                        taken = after > _STOP
-                        weight = before * alpha if taken else _ZERO
-                        state[0, row, column, lane] = after if taken else -abs(before)
-                        state[1, row, column, lane] = weight
-                        state[2, row, column, lane] += weight * v0
-                        state[3, row, column, lane] += weight * v1
-                        state[4, row, column, lane] += weight * v2
-                        state[5, row, column, lane] += weight * v3
+        going = _open_tile(state, stride, lines, columns)
+        for begin in range(starts[tile], starts[tile + 1], _BATCH):
+            if going == 0:
+                break
+            end = min(begin + _BATCH, starts[tile + 1])
+            count = _fetch(
+                records, colors, depth_mode == 1, ids, begin, end, left, top, going, row_tops, numbers, sets, sources
+            )
+            for j in range(count):
+                mx, my, opacity = splat(numbers[j, 0]), splat(numbers[j, 1]), splat(numbers[j, 5])
+                a, b, d = splat(numbers[j, 2]), splat(numbers[j, 3]), splat(numbers[j, 4])
+                v0, v1, v2 = splat(numbers[j, 6]), splat(numbers[j, 7]), splat(numbers[j, 8])
+                greatest = minimum(opacity, most)
+                todo = sets[j] & going
+                while todo != 0:
+                    block = lowest_bit(todo)
+                    todo &= todo - 1
+                    at = block * stride
+                    dx, dy = load(state, at) + mx, load(state, at + LANES) + my
+                    exponent = minimum(opacity - dx * (a * dx + b * dy) - d * (dy * dy), greatest)
+                    alpha = where(exponent >= least, power_of_two(exponent), zero)
+                    before = load(state, at + 2 * LANES)
+                    weight = before * alpha
+                    after = before - weight
+                    taken = after > stop
+                    weight = where(taken, weight, zero)
+                    after = where(taken, after, minus_magnitude(before))
+                    store(state, at + 2 * LANES, after)
+                    store(state, at + 3 * LANES, load(state, at + 3 * LANES) + weight * v0)
+                    store(state, at + 4 * LANES, load(state, at + 4 * LANES) + weight * v1)
+                    store(state, at + 5 * LANES, load(state, at + 5 * LANES) + weight * v2)
                     for channel in range(_QUICK, constants):
-                        for lane in range(_LANES):
-                            state[2 + channel, row, column, lane] += (
-                                state[1, row, column, lane] * numbers[at, 6 + channel]
-                            )
+                        here = at + (3 + channel) * LANES
+                        store(state, here, load(state, here) + weight * splat(numbers[j, _NUMBERS + channel]))
                     if depth_mode == 2:
-                        slope = planes[n, 1]
-                        base = planes[n, 0] + slope * x0 + planes[n, 2] * y0
-                        for lane in range(_LANES):
-                            depth = base + slope * np.float32(lane % _WIDE) + planes[n, 2] * np.float32(lane // _WIDE)
-                            depth = min(max(depth, planes[n, 3]), planes[n, 4])
-                            weight = state[1, row, column, lane]
-                            after = abs(state[0, row, column, lane])
-                            crossed = (weight > _ZERO) & (after <= _HALF) & (after + weight > _HALF)
-                            state[2 + channels, row, column, lane] += weight * depth
-                            state[3 + channels, row, column, lane] += depth if crossed else _ZERO
+                        here = at + (3 + channels) * LANES
+                        _blend_plane(state, here, planes[ids[sources[j]]], dx, dy, weight, after)
+                    if bits(after > zero) == 0:
+                        going &= ~(np.int64(1) << block)
         for y in range(lines):
             for x in range(columns):
-                row, column, lane = y // _HIGH, x // _WIDE, y % _HIGH * _WIDE + x % _WIDE
-                out_rest[top + y, left + x] = abs(state[0, row, column, lane])
+                at = (x // _WIDE * _ROWS + y // _HIGH) * stride + y % _HIGH * _WIDE + x % _WIDE
+                out_rest[top + y, left + x] = abs(state[at + 2 * LANES])
                 for channel in range(outputs):
-                    out_colors[top + y, left + x, channel] = state[2 + channel, row, column, lane]
+                    out_colors[top + y, left + x, channel] = state[at + (3 + channel) * LANES]
+
+
+@inlined
+def _blend_plane(state, at, plane, dx, dy, weight, after):
+    """Add a value that is affine over the image to state[at], and its median to the plane after that."""
+    value = splat(plane[0]) + splat(plane[1]) * dx + splat(plane[2]) * dy
+    value = minimum(maximum(value, splat(plane[3])), splat(plane[4]))
+    store(state, at, load(state, at) + weight * value)
+    zero, half = splat(_ZERO), splat(_HALF)
+    crossed = (weight > zero) & (half >= after) & (after + weight > half)
+    store(state, at + LANES, load(state, at + LANES) + where(crossed, value, zero))
 
 
 @kernel
@@ -212,115 +247,105 @@ def blend_tiles_backward(
     T_i q_i - (sum of what lies behind) / (1 - alpha_i), and what lies behind is the total minus what has been passed.
     rendered, v_rendered [H, W, D (+ 1)]; rest, v_alphas [H, W].
     """
-    channels = colors.shape[1]
     outputs = rendered.shape[2]
     tiles_x = (width + TILE - 1) // TILE
-    # Planes: 0 transmittance, 1 the current Gaussian's weight, 2 what has been passed, 3 the total, 4 q of the channels
-    # beyond the quick ones, then v_rendered channel by channel.
-    state = np.empty((5 + max(outputs, _QUICK), _ROWS, _COLUMNS, _LANES), np.float32)
-    going = np.empty((_ROWS, _COLUMNS), np.bool_)
-    numbers = np.zeros((_BATCH, 6 + max(outputs, _QUICK)), np.float32)
-    boxes = np.empty((_BATCH, 4), np.int64)
-    v_value = np.zeros(max(outputs, _QUICK), np.float32)
+    # A block's planes of eight: pixel x, pixel y, transmittance, what lies behind, then v_rendered channel by channel.
+    stride = (4 + max(outputs, _QUICK)) * LANES
+    state = np.empty(_BLOCKS * stride, np.float32)
+    numbers = np.zeros((_BATCH, _NUMBERS + max(outputs, _QUICK)), np.float32)
+    sets, sources = np.empty(_BATCH, np.int64), np.empty(_BATCH, np.int64)
+    sums = np.zeros(LANES * (1 + max(outputs, _QUICK)), np.float32)  # of the channels beyond the quick ones
+    row_tops = _row_tops()
+    zero, one = splat(_ZERO), splat(_ONE)
+    stop, most, least = splat(_STOP), splat(_MOST), splat(_LEAST)
     for tile in range(first, last):
         left, top = (tile % tiles_x) * TILE, (first_row + tile // tiles_x) * TILE
         columns, lines = min(TILE, width - left), min(TILE, height - top)
-        _open_tile(state, going, lines, columns)
+        going = _open_tile(state, stride, lines, columns)
         for y in range(lines):
             for x in range(columns):
-                row, column, lane = y // _HIGH, x // _WIDE, y % _HIGH * _WIDE + x % _WIDE
-                total = -rest[top + y, left + x] * v_alphas[top + y, left + x]
+                at = (x // _WIDE * _ROWS + y // _HIGH) * stride + y % _HIGH * _WIDE + x % _WIDE
+                behind = -rest[top + y, left + x] * v_alphas[top + y, left + x]
                 for channel in range(outputs):
                     v = v_rendered[top + y, left + x, channel]
-                    state[5 + channel, row, column, lane] = v
-                    total += v * rendered[top + y, left + x, channel]
-                state[3, row, column, lane] = total
+                    state[at + (4 + channel) * LANES] = v
+                    behind += v * rendered[top + y, left + x, channel]
+                state[at + 3 * LANES] = behind
         for k in range(starts[tile], starts[tile + 1]):
-            if (k - starts[tile]) % _BATCH == 0:
-                if k > starts[tile] and not _look(state, going):
-                    break
-                end = min(k + _BATCH, starts[tile + 1])
-                _fetch(records, colors, with_depth, ids, k, end, left, top, numbers, boxes)
-            at = (k - starts[tile]) % _BATCH
-            mx, my, a, b, d = numbers[at, 0], numbers[at, 1], numbers[at, 2], numbers[at, 3], numbers[at, 4]
-            opacity, v0, v1, v2, v3 = numbers[at, 5], numbers[at, 6], numbers[at, 7], numbers[at, 8], numbers[at, 9]
-            low, high, near, far = boxes[at, 0], boxes[at, 1], boxes[at, 2], boxes[at, 3]
-            v_value[:] = _ZERO
-            # Sums over the pixels of s = d loss / d sigma times 1, dx, dy, dx dx, dx dy, dy dy.
-            s1, sx, sy, sxx, sxy, syy = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
-            c0, c1, c2, c3 = _ZERO, _ZERO, _ZERO, _ZERO
-            for row in range(low, high):
-                y0 = np.float32(top + row * _HIGH) + _HALF - my
-                for column in range(near, far):
-                    if not going[row, column]:
-                        continue
-                    x0 = np.float32(left + column * _WIDE) + _HALF - mx
-                    if outputs > _QUICK:
-                        for lane in range(_LANES):
-                            state[4, row, column, lane] = _ZERO
-                        for channel in range(_QUICK, outputs):
-                            for lane in range(_LANES):
-                                state[4, row, column, lane] += (
-                                    state[5 + channel, row, column, lane] * numbers[at, 6 + channel]
-                                )
-                    for lane in range(_LANES):
-                        dx, dy = x0 + np.float32(lane % _WIDE), y0 + np.float32(lane // _WIDE)
-                        sigma = dx * (a * dx + b * dy) + d * dy * dy
-                        raw = opacity * _exp_minus(sigma)
-                        alpha = min(_ALPHA_MOST, raw)
-                        alpha = alpha if alpha >= _ALPHA_LEAST else _ZERO
-                        alpha = alpha if sigma >= _ZERO else _ZERO
-                        before = state[0, row, column, lane]
-                        after = before * (_ONE - alpha)
-                        taken = after > _STOP
-                        weight = before * alpha if taken else _ZERO
-                        g0, g1 = state[5, row, column, lane], state[6, row, column, lane]
-                        g2, g3 = state[7, row, column, lane], state[8, row, column, lane]
-                        q = g0 * v0 + g1 * v1 + g2 * v2 + g3 * v3 + state[4, row, column, lane]
-                        passed = state[2, row, column, lane] + weight * q
-                        v_alpha = before * q - (state[3, row, column, lane] - passed) / (_ONE - alpha)
-                        # No step where nothing was taken, nor where alpha is held at its greatest value.
-                        s = -alpha * v_alpha if taken else _ZERO
-                        s = s if raw <= _ALPHA_MOST else _ZERO
-                        state[0, row, column, lane] = after if taken else -abs(before)
-                        state[1, row, column, lane] = weight
-                        state[2, row, column, lane] = passed
-                        s1 += s
-                        sx += s * dx
-                        sy += s * dy
-                        sxx += s * dx * dx
-                        sxy += s * dx * dy
-                        syy += s * dy * dy
-                        c0 += weight * g0
-                        c1 += weight * g1
-                        c2 += weight * g2
-                        c3 += weight * g3
+            for i in range(out.shape[1]):
+                out[k, i] = _ZERO
+        for begin in range(starts[tile], starts[tile + 1], _BATCH):
+            if going == 0:
+                break
+            end = min(begin + _BATCH, starts[tile + 1])
+            count = _fetch(
+                records, colors, with_depth, ids, begin, end, left, top, going, row_tops, numbers, sets, sources
+            )
+            for j in range(count):
+                mx, my, opacity = splat(numbers[j, 0]), splat(numbers[j, 1]), splat(numbers[j, 5])
+                a, b, d = splat(numbers[j, 2]), splat(numbers[j, 3]), splat(numbers[j, 4])
+                v0, v1, v2 = splat(numbers[j, 6]), splat(numbers[j, 7]), splat(numbers[j, 8])
+                greatest = minimum(opacity, most)
+                # Sums over the pixels: s = d loss / d sigma times 1, dx, dy, dx dx, dx dy, dy dy; weight v_rendered.
+                s1, sx, sy, sxx, sxy, syy = zero, zero, zero, zero, zero, zero
+                c0, c1, c2 = zero, zero, zero
+                for channel in range(_QUICK, outputs):
+                    store(sums, channel * LANES, zero)
+                todo = sets[j] & going
+                while todo != 0:
+                    block = lowest_bit(todo)
+                    todo &= todo - 1
+                    at = block * stride
+                    dx, dy = load(state, at) + mx, load(state, at + LANES) + my
+                    unheld = opacity - dx * (a * dx + b * dy) - d * (dy * dy)
+                    exponent = minimum(unheld, greatest)
+                    alpha = where(exponent >= least, power_of_two(exponent), zero)
+                    before = load(state, at + 2 * LANES)
+                    weight = before * alpha
+                    after = before - weight
+                    taken = after > stop
+                    weight = where(taken, weight, zero)
+                    after = where(taken, after, minus_magnitude(before))
+                    store(state, at + 2 * LANES, after)
+                    g0, g1 = load(state, at + 4 * LANES), load(state, at + 5 * LANES)
+                    g2 = load(state, at + 6 * LANES)
+                    q = g0 * v0 + g1 * v1 + g2 * v2
+                    c0 = c0 + weight * g0
+                    c1 = c1 + weight * g1
+                    c2 = c2 + weight * g2
                     for channel in range(_QUICK, outputs):
-                        amount = _ZERO
-                        for lane in range(_LANES):
-                            amount += state[1, row, column, lane] * state[5 + channel, row, column, lane]
-                        v_value[channel] += amount
-            v_value[0] = c0
-            v_value[1] = c1
-            v_value[2] = c2
-            v_value[3] = c3
-            # d sigma / d mean = -(conic @ (dx, dy))
-            out[k, 0] = -(a + a) * sx - b * sy
-            out[k, 1] = -b * sx - (d + d) * sy
-            out[k, 2] = _HALF * sxx
-            out[k, 3] = sxy
-            out[k, 4] = _HALF * syy
-            out[k, 5] = -s1 / opacity
-            if with_depth:
-                out[k, 6] = v_value[channels]
-            for channel in range(channels):
-                out[k, GRADIENT + channel] = v_value[channel]
+                        g = load(state, at + (4 + channel) * LANES)
+                        q = q + g * splat(numbers[j, _NUMBERS + channel])
+                        store(sums, channel * LANES, load(sums, channel * LANES) + weight * g)
+                    q = q * weight
+                    behind = load(state, at + 3 * LANES) - q
+                    store(state, at + 3 * LANES, behind)
+                    # No step where nothing was taken, nor where alpha is held at its greatest value.
+                    s = where(taken & (most >= unheld), alpha * behind / (one - alpha) - q, zero)
+                    s1 = s1 + s
+                    u, v = s * dx, s * dy
+                    sx = sx + u
+                    sy = sy + v
+                    sxx = sxx + u * dx
+                    sxy = sxy + u * dy
+                    syy = syy + v * dy
+                    if bits(after > zero) == 0:
+                        going &= ~(np.int64(1) << block)
+                store(sums, 0, totals(s1, sx, sy, sxx, sxy, syy, c0, c1))
+                k = sources[j]
+                for i in range(min(8, out.shape[1])):
+                    out[k, i] = sums[i]
+                if outputs > 2:
+                    out[k, 8] = total(c2)
+                for channel in range(_QUICK, outputs):
+                    out[k, GRADIENT + channel] = total(load(sums, channel * LANES))
 
 
 @kernel
-def gather_pairs(ids, pairs, out):
-    """out[Gaussian] += its pairs, one after the other: the same sum whatever the number of threads."""
+def gather_pairs(ids, pairs, first, last, out):
+    """out[Gaussian] += its pairs, for Gaussians [first, last), in order: one sum whatever the number of threads."""
     for k in range(ids.size):
         n = ids[k]
-        for j in range(pairs.shape[1]):
-            out[n, j] += pairs[k, j]
+        if first <= n < last:
+            for j in range(pairs.shape[1]):
+                out[n, j] += pairs[k, j]

@@ -92,24 +92,31 @@ def project_gaussians(
     return Projected(index[kept], means2d[kept], conics[kept], z[kept], extents[kept])
 
 
-def blend_weights(pixels: Tensor, means2d: Tensor, conics: Tensor, opacities: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [P, M] of M Gaussians, nearest first, at P pixel centres [P, 2], and the transmittance left [P]."""
+def blend_weights(
+    pixels: Tensor, means2d: Tensor, conics: Tensor, opacities: Tensor, before: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weights [P, M] of M Gaussians, nearest first, at P pixel centres [P, 2], and the transmittance left [P].
+
+    before: the transmittance [P] that nearer Gaussians left. Of a pixel that has stopped it has a minus sign.
+    """
     dx, dy = (pixels[:, None, :] - means2d[None, :, :]).unbind(-1)
     sigma = 0.5 * (conics[:, 0] * dx**2 + conics[:, 2] * dy**2) + conics[:, 1] * dx * dy
     alpha = (opacities * torch.exp(-sigma)).clamp(max=ALPHA_MOST)
     alpha = torch.where((sigma >= 0) & (alpha >= ALPHA_LEAST), alpha, 0.0)
     # A pixel stops at the first Gaussian that would leave it no more than STOP, without taking that one.
-    going = torch.cumprod(1 - alpha, dim=1) > STOP
+    going = before[:, None] * torch.cumprod(1 - alpha, dim=1) > STOP
     alpha = torch.where(going, alpha, 0.0)
-    after = torch.cumprod(1 - alpha, dim=1)
-    before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], dim=1)
-    return alpha * before, after[:, -1]
+    after = before.abs()[:, None] * torch.cumprod(1 - alpha, dim=1)
+    earlier = torch.cat([before.abs()[:, None], after[:, :-1]], dim=1)
+    return alpha * earlier, torch.where(going[:, -1], after[:, -1], -after[:, -1])
 
 
-def blend(pixels: Tensor, means2d: Tensor, conics: Tensor, opacities: Tensor, values: Tensor) -> Tensor:
-    """[P, D + 1]: values [M, D] blended at P pixel centres, then the transmittance left."""
-    weights, rest = blend_weights(pixels, means2d, conics, opacities)
-    return torch.cat([weights @ values, rest[:, None]], dim=-1)
+def blend(
+    pixels: Tensor, means2d: Tensor, conics: Tensor, opacities: Tensor, values: Tensor, before: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Values [M, D] blended at P pixel centres [P, D], and the transmittance left as in `blend_weights`."""
+    weights, rest = blend_weights(pixels, means2d, conics, opacities, before)
+    return weights @ values, rest
 
 
 def tiles(
@@ -118,13 +125,15 @@ def tiles(
     """Rows, columns, pixel centres [P, 2] of each tile, and which of the M Gaussians [K] touch it."""
     low, high = projected.means2d - projected.extents - 0.02, projected.means2d + projected.extents + 0.02
     for top in range(0, height, tile_size):
+        rows = slice(top, min(top + tile_size, height))
+        in_row = ((low[:, 1] <= rows.stop - 0.5) & (high[:, 1] >= rows.start + 0.5)).nonzero()[:, 0]
+        row_low, row_high = low[in_row, 0], high[in_row, 0]
         for left in range(0, width, tile_size):
-            rows, columns = slice(top, min(top + tile_size, height)), slice(left, min(left + tile_size, width))
+            columns = slice(left, min(left + tile_size, width))
             v = torch.arange(rows.start, rows.stop).to(low) + 0.5
             u = torch.arange(columns.start, columns.stop).to(low) + 0.5
             pixels = torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1).reshape(-1, 2)
-            touching = (low <= pixels[-1]).all(-1) & (high >= pixels[0]).all(-1)
-            yield rows, columns, pixels, touching.nonzero()[:, 0]
+            yield rows, columns, pixels, in_row[(row_low <= columns.stop - 0.5) & (row_high >= columns.start + 0.5)]
 
 
 def rasterize_reference(
@@ -143,10 +152,12 @@ def rasterize_reference(
     radius_clip: float = 0.0,
     with_depth: bool = False,
     tile_size: int = 16,
+    at_once: int = 4096,
 ) -> tuple[Tensor, Tensor, list[Projected]]:
     """colours [C, H, W, D (+ 1 with the depth)] without background, alphas [C, H, W, 1], what each view sees.
 
-    Tiles bound the memory and change nothing: a tile of the image's size gives the same picture.
+    Tiles, and no more than `at_once` Gaussians of one at a time, bound the memory and change nothing: a tile of the
+    image's size gives the same picture.
     """
     channels = colors.shape[-1] + int(with_depth)
     images, rests, seen = [], [], []
@@ -160,14 +171,21 @@ def rasterize_reference(
         if with_depth:
             values = torch.cat([values, depths[:, None]], dim=-1)
         image = torch.cat([means.new_zeros(height, width, channels), means.new_ones(height, width, 1)], dim=-1)
-        for rows, columns, pixels, here in tiles(projected, width, height, tile_size):
-            if here.numel() > 0:
-                # Checkpointing keeps one tile's [P, M] tables at a time rather than all of them.
-                tile = checkpoint(
-                    blend, pixels, means2d[here], conics[here], opacities[ids[here]], values[here],
+        for rows, columns, pixels, touching in tiles(projected, width, height, tile_size):
+            if touching.numel() == 0:
+                continue
+            tile, rest = means.new_zeros(pixels.shape[0], channels), means.new_ones(pixels.shape[0])
+            for here in touching.split(at_once):
+                # Checkpointing keeps one [P, M] table at a time rather than all of them.
+                seen_here, rest = checkpoint(
+                    blend, pixels, means2d[here], conics[here], opacities[ids[here]], values[here], rest,
                     use_reentrant=False, preserve_rng_state=False,
                 )  # fmt: skip
-                image[rows, columns] = tile.reshape(rows.stop - rows.start, -1, channels + 1)
+                tile = tile + seen_here
+                if (rest <= 0).all():
+                    break
+            tile = torch.cat([tile, rest.abs()[:, None]], dim=-1)
+            image[rows, columns] = tile.reshape(rows.stop - rows.start, -1, channels + 1)
         images.append(image[..., :-1])
         rests.append(image[..., -1:])
         seen.append(projected)

@@ -9,16 +9,28 @@ affine over the image, so it is inverse depth that is blended.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from backend.render.gaussian_checks import check_colors, check_gaussians
 from backend.render.gaussian_reference import Projected, blend_weights, project_gaussians, rotation_matrices, tiles
-from backend.render.rasterize import check_gaussians, numba_present
+from backend.render.parallel import numba_present
 
 REACH = 3.33  # standard deviations along z beyond which a plane is not followed: it may be nearly edge-on
+_AT_ONCE = 4096  # Gaussians of a tile at a time, without numba
 
 
-@torch.no_grad()
+class Surface(NamedTuple):
+    """What C views see of the Gaussians' surface; everything is 0 where nothing is."""
+
+    colors: Tensor  # [C, H, W, D] as `rasterization` blends them, without a background
+    depth: Tensor  # [C, H, W, 1] along the camera's z
+    normals: Tensor  # [C, H, W, 3] world, towards the camera, unit length
+    alphas: Tensor  # [C, H, W, 1]
+
+
 def rasterization_geometry(
     means: Tensor,  # [N, 3]
     quats: Tensor,  # [N, 4]
@@ -33,7 +45,30 @@ def rasterization_geometry(
     eps2d: float = 0.3,
     median: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Depth [C, H, W, 1] along the camera's z, world normals [C, H, W, 3] towards the camera, alphas [C, H, W, 1].
+    """Depth, normals and alphas as in `rasterization_surface`, without colours."""
+    surface = rasterization_surface(
+        means, quats, scales, opacities, means[:, :0], viewmats, Ks, width, height, near_plane, far_plane, eps2d, median
+    )
+    return surface.depth, surface.normals, surface.alphas
+
+
+@torch.no_grad()
+def rasterization_surface(
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4]
+    scales: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    colors: Tensor,  # [N, D] or [C, N, D]
+    viewmats: Tensor,  # [C, 4, 4] world to camera, OpenCV axes
+    Ks: Tensor,  # [C, 3, 3] pixels
+    width: int,
+    height: int,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    eps2d: float = 0.3,
+    median: bool = False,
+) -> Surface:
+    """Colours, depth, normals and alphas in one pass.
 
     The depth is the inverse of the mean inverse depth, weighted as the colours are; with `median` it is that of the
     Gaussian with which half of the light is gone, which does not mix front and back. Depth and normal are 0 where
@@ -41,25 +76,31 @@ def rasterization_geometry(
     fit.
     """
     check_gaussians(means, quats, scales, opacities, viewmats, Ks, width, height)
-    tensors = [tensor.detach().to("cpu", torch.float32) for tensor in (means, quats, scales, opacities, viewmats, Ks)]
-    views = viewmats.shape[0]
-    image = torch.zeros(views, height, width, 5)  # normal, mean inverse depth, median inverse depth
-    rest = torch.ones(views, height, width)
-    for view in range(views):
-        if numba_present():
-            _with_numba(tensors, view, (width, height, near_plane, far_plane, eps2d), image, rest)
-        else:
-            cpu_means, cpu_quats, cpu_scales, cpu_opacities, cpu_viewmats, cpu_Ks = tensors
+    check_colors(colors, means.shape[0], viewmats.shape[0])
+    tensors = [tensor.detach().to("cpu", torch.float32) for tensor in (means, quats, scales, opacities, colors)]
+    cpu_viewmats, cpu_Ks = viewmats.detach().to("cpu", torch.float32), Ks.detach().to("cpu", torch.float32)
+    if numba_present():
+        from backend.render.gaussian_numba import Settings
+        from backend.render.gaussian_numba_planes import blend_planes_numba
+
+        settings = Settings(width, height, near_plane, far_plane, eps2d)
+        image, rest = blend_planes_numba(tensors, cpu_viewmats, cpu_Ks, settings, REACH)
+    else:
+        image = torch.zeros(viewmats.shape[0], height, width, colors.shape[-1] + 5)
+        rest = torch.ones(viewmats.shape[0], height, width)
+        for view in range(viewmats.shape[0]):
             projected = project_gaussians(
-                cpu_means, cpu_quats, cpu_scales, cpu_opacities, cpu_viewmats[view], cpu_Ks[view], width, height,
-                near_plane, far_plane, eps2d,
-            )  # fmt: skip
-            _blend_planes(projected, tensors, view, near_plane, image[view], rest[view])
+                *tensors[:4], cpu_viewmats[view], cpu_Ks[view], width, height, near_plane, far_plane, eps2d
+            )
+            values = tensors[4][view] if colors.ndim == 3 else tensors[4]
+            _blend_planes(
+                projected, tensors, values, cpu_viewmats[view], cpu_Ks[view], near_plane, image[view], rest[view]
+            )
     alphas = (1.0 - rest)[..., None]
-    inverse = image[..., 4:5] if median else image[..., 3:4] / alphas.clamp(min=1e-10)
+    inverse = image[..., -1:] if median else image[..., -2:-1] / alphas.clamp(min=1e-10)
     depth = torch.where(inverse > 0, 1.0 / inverse.clamp(min=1e-30), 0.0)
-    normals = torch.nn.functional.normalize(image[..., :3], dim=-1)
-    return depth.to(means.device), normals.to(means.device), alphas.to(means.device)
+    normals = torch.nn.functional.normalize(image[..., -5:-2], dim=-1)
+    return Surface(*(tensor.to(means.device) for tensor in (image[..., :-5], depth, normals, alphas)))
 
 
 def surface_planes(
@@ -91,43 +132,37 @@ def surface_planes(
     return -normal @ rotation, torch.stack(planes, dim=-1)
 
 
-def _with_numba(tensors: list[Tensor], view: int, numbers: tuple, image: Tensor, rest: Tensor) -> None:
-    """Fill image[view] and rest[view] with the kernels that also blend colours."""
-    from backend.render.gaussian_numba import RECORD, Settings, blend_view, camera_numbers, project_view
-
-    means, quats, scales, opacities, viewmats, Ks = tensors
-    settings = Settings(*numbers)
-    records = torch.empty(means.shape[0], RECORD)
-    pose = viewmats[view, :3, :4].to(torch.float64).contiguous()
-    arrays = [tensor.contiguous().numpy() for tensor in (means, quats, scales, opacities)]
-    project_view(arrays, pose.numpy(), camera_numbers(Ks)[view].numpy(), settings, records.numpy())
-    seen = (records[:, 7] > 0).nonzero()[:, 0]
-    normals, planes = torch.zeros(means.shape[0], 3), torch.zeros(means.shape[0], 5)
-    normals[seen], planes[seen] = surface_planes(
-        means[seen], quats[seen], scales[seen], viewmats[view], Ks[view], settings.near_plane
-    )
-    blend_view(records.numpy(), normals.numpy(), planes.numpy(), 2, settings, image[view].numpy(), rest[view].numpy())
-
-
 def _blend_planes(
-    projected: Projected, tensors: list[Tensor], view: int, near_plane: float, image: Tensor, rest: Tensor
+    projected: Projected,
+    tensors: list[Tensor],
+    colors: Tensor,
+    viewmat: Tensor,
+    K: Tensor,
+    near_plane: float,
+    image: Tensor,
+    rest: Tensor,
 ) -> None:
-    """The same in plain torch for one view: image [H, W, 5], rest [H, W]."""
-    means, quats, scales, opacities, viewmats, Ks = tensors
+    """One view in plain torch: image [H, W, D + 5] (colours, normals, mean and median inverse depth), rest [H, W]."""
+    means, quats, scales, opacities, _ = tensors
     ids = projected.ids
-    normals, planes = surface_planes(means[ids], quats[ids], scales[ids], viewmats[view], Ks[view], near_plane)
-    for rows, columns, pixels, here in tiles(projected, image.shape[1], image.shape[0], 16):
-        if here.numel() == 0:
+    normals, planes = surface_planes(means[ids], quats[ids], scales[ids], viewmat, K, near_plane)
+    constants = torch.cat([colors[ids], normals], dim=-1)
+    for rows, columns, pixels, touching in tiles(projected, image.shape[1], image.shape[0], 16):
+        if touching.numel() == 0:
             continue
-        centre, plane = projected.means2d[here], planes[here]
-        weights, left = blend_weights(pixels, centre, projected.conics[here], opacities[ids[here]])
-        offset = pixels[:, None, :] - centre[None, :, :]
-        inverse = plane[:, 0] + (offset * plane[:, 1:3]).sum(-1)
-        inverse = inverse.clamp(plane[:, 3], plane[:, 4])
-        passed = weights.cumsum(dim=1)
-        crossing = (weights > 0) & (passed >= 0.5) & (passed - weights < 0.5)
-        values = [weights @ normals[here], (weights * inverse).sum(1, keepdim=True)]
-        values.append((crossing * inverse).sum(1, keepdim=True))
+        left, values = torch.ones(pixels.shape[0]), torch.zeros(pixels.shape[0], image.shape[-1])
+        for here in touching.split(_AT_ONCE):
+            centre, plane = projected.means2d[here], planes[here]
+            before = left
+            weights, left = blend_weights(pixels, centre, projected.conics[here], opacities[ids[here]], before)
+            offset = pixels[:, None, :] - centre[None, :, :]
+            inverse = plane[:, 0] + (offset * plane[:, 1:3]).sum(-1)
+            inverse = inverse.clamp(plane[:, 3], plane[:, 4])
+            light = before.abs()[:, None] - weights.cumsum(dim=1)  # after each Gaussian
+            crossing = (weights > 0) & (light <= 0.5) & (light + weights > 0.5)
+            values[:, :-2] += weights @ constants[here]
+            values[:, -2] += (weights * inverse).sum(1)
+            values[:, -1] += (crossing * inverse).sum(1)
         size = (rows.stop - rows.start, columns.stop - columns.start)
-        image[rows, columns] = torch.cat(values, dim=-1).reshape(*size, 5)
-        rest[rows, columns] = left.reshape(size)
+        image[rows, columns] = values.reshape(*size, -1)
+        rest[rows, columns] = left.abs().reshape(size)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.render.parallel import inlined, kernel, run
+from backend.render.parallel import inlined, kernel, numba_present, run
 
 
 @inlined
@@ -99,7 +99,7 @@ class _LiftCpu(torch.autograd.Function):
 
 
 def lift_features_reference(features: Tensor, where: Tensor) -> Tensor:
-    """`lift_features` in plain torch, for any device."""
+    """`lift_features` in plain torch, for any device, and where numba is missing."""
     images = features.flatten(0, 1).permute(0, 3, 1, 2)
     grid = where.flatten(0, 1)[:, :, None].to(images.dtype) * 2 - 1
     found = F.grid_sample(images, grid, padding_mode="border", align_corners=False)[..., 0]
@@ -114,6 +114,6 @@ def lift_features(features: Tensor, where: Tensor) -> Tensor:
     features [B, V, h, w, C]; where [B, V, K, 2] image positions in [0, 1] (clamped to the border), no gradient flows to
     them. Returns [B, K, 2 * C].
     """
-    if features.device.type == "cpu":
+    if features.device.type == "cpu" and numba_present():
         return _LiftCpu.apply(features, where)
     return lift_features_reference(features, where)

@@ -2,7 +2,8 @@
 
 The kernels are serial and release the interpreter's lock; a thread pool runs them side by side. Compared with numba's
 own `prange` that compiles several times faster, follows `torch.set_num_threads`, and stands being called from many
-threads.
+threads. Where numba cannot be imported, kernels are what they were written as, plain Python: callers ask
+`numba_present` first and have a torch version.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import torch
+
+try:
+    import numba
+except Exception:  # not installed; or, in one of its own ways, at odds with a numpy that it does not know
+    numba = None
 
 # Fused and reordered arithmetic, but not a world without NaN and infinity: kernels test for both.
 _FASTMATH = {"contract", "afn", "arcp", "nsz", "reassoc"}
@@ -27,8 +32,15 @@ _pool_lock = threading.Lock()
 _worker = threading.local()
 
 
+def numba_present() -> bool:
+    """Whether kernels are compiled. (A function, so that tests can deny it.)"""
+    return numba is not None
+
+
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile `function` on its first call, with a cache on disk where one can be written."""
+    if numba is None:
+        return function
     options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
     try:
         compiled = numba.njit(cache=True, **options)(function)
@@ -50,6 +62,8 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """A helper that kernels of the same file call. (numba's cache notices changes in a kernel's own file only.)"""
+    if numba is None:
+        return function
     return numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
 
 

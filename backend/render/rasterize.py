@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from backend.errors import BadInput
+from backend.render.gaussian_checks import check_colors, check_gaussians, expect_shape
 from backend.render.gaussian_reference import Projected, rasterize_reference
+from backend.render.geometry import rasterization_geometry
+from backend.render.parallel import numba_present
 
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
 TILE_SIZE = 16
@@ -60,11 +63,9 @@ def rasterization(
     Raises BadInput for shapes that do not fit, and for what only gsplat itself can do.
     """
     check_gaussians(means, quats, scales, opacities, viewmats, Ks, width, height)
-    channels = tuple(colors.shape[-1:])
-    per_view = (viewmats.shape[0],) if colors.ndim == 3 else ()
-    _expect("colors", colors, (*per_view, means.shape[0], *channels))
+    check_colors(colors, means.shape[0], viewmats.shape[0])
     if backgrounds is not None:
-        _expect("backgrounds", backgrounds, (viewmats.shape[0], *channels))
+        expect_shape("backgrounds", backgrounds, (viewmats.shape[0], *colors.shape[-1:]))
     if render_mode not in RENDER_MODES:
         raise BadInput(f"render_mode must be one of {', '.join(RENDER_MODES)}, not {render_mode}.")
     unsupported = {
@@ -125,8 +126,6 @@ def rasterization(
 
 def warm_up(backward: bool = False) -> None:
     """Compile the kernels, or load them from their cache, so that the first picture does not wait for it."""
-    from backend.render.geometry import rasterization_geometry
-
     means = torch.zeros(1, 3, requires_grad=backward)
     quats, scales = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.full((1, 3), 0.1)
     opacities, colors = torch.ones(1), torch.ones(1, 3)
@@ -150,43 +149,6 @@ def compiled_gsplat() -> ModuleType | None:
         return importlib.import_module("gsplat")
     except Exception:  # not there, or built for another torch or CUDA: either way it cannot be used
         return None
-
-
-@functools.cache
-def numba_present() -> bool:
-    """Whether numba can be imported."""
-    try:
-        importlib.import_module("numba")
-    except Exception:  # numba also fails, in its own ways, beside a numpy it does not know
-        return False
-    return True
-
-
-def check_gaussians(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    viewmats: Tensor,
-    Ks: Tensor,
-    width: int,
-    height: int,
-) -> None:
-    """Raise BadInput unless the shapes are those of N Gaussians and C views."""
-    n, views = means.shape[:1], viewmats.shape[:1]
-    _expect("means", means, (*n, 3))
-    _expect("quats", quats, (*n, 4))
-    _expect("scales", scales, (*n, 3))
-    _expect("opacities", opacities, tuple(n))
-    _expect("viewmats", viewmats, (*views, 4, 4))
-    _expect("Ks", Ks, (*views, 3, 3))
-    if width < 1 or height < 1:
-        raise BadInput(f"A picture needs a width and a height of at least one pixel, not {width} x {height}.")
-
-
-def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise BadInput(f"The rasteriser needs {name} of the shape {shape}, not {tuple(tensor.shape)}.")
 
 
 def _meta_of_records(records: Tensor) -> dict[str, Any]:

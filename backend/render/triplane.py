@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.render.parallel import chunks, inlined, kernel, run
+from backend.render.parallel import chunks, inlined, kernel, numba_present, run
 
 STEP = 0.06  # the length whose opacity is sigmoid(logit); scene units
 Decoder = Callable[[Tensor], Tensor]  # features [..., C] to (logit, r, g, b) [..., 4], colours before the sigmoid
@@ -91,7 +91,7 @@ class _SamplePlanesCpu(torch.autograd.Function):
 
 
 def sample_planes_reference(planes: Tensor, points: Tensor) -> Tensor:
-    """`sample_planes` in plain torch, for any device."""
+    """`sample_planes` in plain torch, for any device, and where numba is missing."""
     batch, _, _, _, channels = planes.shape
     total = planes.new_zeros(batch, points.shape[1], channels)
     for plane, (first, second) in enumerate(PLANE_AXES):
@@ -108,7 +108,7 @@ def sample_planes(planes: Tensor, points: Tensor) -> Tensor:
     planes [B, 3, H, W, C]; points [B, K, 3] in [-1, 1] (clamped to the border outside), no gradient flows to them.
     Returns [B, K, C].
     """
-    if planes.device.type == "cpu":
+    if planes.device.type == "cpu" and numba_present():
         return _SamplePlanesCpu.apply(planes, points.detach())
     return sample_planes_reference(planes, points.detach())
 
