@@ -81,8 +81,8 @@ PART_WORDS = {
 JOINING_WORDS = {"with": "has having in on", "and": ""}
 SILENT_WORDS = set(
     "a an the of its it is very nice cute simple single one some toy model 3d object asset picture photo image render "
-    "rendering plain solid style stylized cartoon realistic low poly please my that this for coloured colored color colour "
-    "made from to by at pair little".split()
+    "rendering plain solid style stylized cartoon realistic low poly please my that this for coloured colored color "
+    "colour made from to by at pair little".split()
 )
 _PHRASES = {
     "ice cream": "icecream", "ice-cream": "icecream", "pine tree": "tree", "fir tree": "tree", "polka dot": "spotted",
