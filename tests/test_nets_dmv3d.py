@@ -95,6 +95,19 @@ def test_ddim_with_the_truth_arrives_at_the_truth() -> None:
     assert torch.allclose(noisy, truth, atol=0.05)
 
 
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_fresh_noise_leaves_the_amount_of_noise_as_it_was(eta: float) -> None:
+    torch.manual_seed(0)
+    truth = torch.zeros(100_000)
+    now, then = log_snr(torch.tensor([0.6, 0.5]))
+    noisy = alpha_sigma(now)[1] * torch.randn(truth.shape)
+    stepped = ddim_step(noisy, truth, now, then, eta, torch.randn(truth.shape))
+    assert float(stepped.std()) == pytest.approx(float(alpha_sigma(then)[1]), rel=0.01)
+    kept = float((stepped * noisy).mean() / (stepped.std() * noisy.std()))
+    assert kept < 0.99  # some of the noise is another
+    assert torch.equal(ddim_step(noisy, truth, now, then), ddim_step(noisy, truth, now, then, 0.0, truth + 1))
+
+
 def test_signed_pictures_come_back() -> None:
     rgba = torch.rand(2, 4, 5, 5)
     rgba[:, 3] = rgba[:, 3] * 0.9 + 0.1

@@ -28,9 +28,17 @@ def alpha_sigma(log_snr_value: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(log_snr_value).sqrt(), torch.sigmoid(-log_snr_value).sqrt()
 
 
-def ddim_step(noisy: Tensor, clean: Tensor, now: Tensor, then: Tensor) -> Tensor:
-    """Deterministic DDIM (arXiv 2010.02502, eq. 12, eta 0) from log-SNR `now` to the cleaner `then`."""
+def ddim_step(
+    noisy: Tensor, clean: Tensor, now: Tensor, then: Tensor, eta: float = 0.0, fresh: Tensor | None = None
+) -> Tensor:
+    """DDIM (arXiv 2010.02502, eq. 12 and 16) from log-SNR `now` to the cleaner `then`.
+
+    eta: how much of the noise is replaced by `fresh` noise of the same shape, from 0 (deterministic) to 1 (as DDPM).
+    """
     alpha, sigma = alpha_sigma(now)
     next_alpha, next_sigma = alpha_sigma(then)
     noise = (noisy - alpha * clean) / sigma
-    return next_alpha * clean + next_sigma * noise
+    if fresh is None:
+        return next_alpha * clean + next_sigma * noise
+    replaced = eta * next_sigma / sigma * (1 - (alpha / next_alpha) ** 2).clamp_min(0).sqrt()
+    return next_alpha * clean + (next_sigma**2 - replaced**2).clamp_min(0).sqrt() * noise + replaced * fresh

@@ -140,7 +140,7 @@ def watch(vocabulary: Vocabulary, seed: int, size: int, device: str) -> Watch:
         generator = Dmv3dGenerator(network, vocabulary, device)
         rows = []
         for prompt in JUDGED + SAMPLED:
-            walk = generator.generate(prompt, seed=1, steps=20, guidance=1.0, size=size)
+            walk = generator.generate(prompt, seed=1, size=size)
             rows.append((prompt, finish(walk).over(1.0)))
         save_sheet(folder / f"samples_{step:06d}.png", rows, columns=2)
         return validate(network, vocabulary, seed, size, device)

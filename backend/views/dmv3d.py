@@ -24,6 +24,8 @@ AZIMUTHS = (0.0, 90.0, 180.0, 270.0)
 ELEVATION = 20.0  # of all four views, also assumed of a user's picture
 PICTURE_FRACTION = 0.66  # of the frame that the larger side of a pictured object takes
 RENDER_SAMPLES = 48
+# Of DDIM. Deterministic steps keep what the first blurred guesses got wrong; fresh noise lets later ones mend it.
+ETA = 1.0
 
 
 def camera_inputs(cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,7 +86,7 @@ class Dmv3dGenerator:
         *,
         seed: int = 0,
         steps: int = 25,
-        guidance: float = 1.5,
+        guidance: float = 3.0,
         size: int | None = None,
         elevation: float = ELEVATION,
     ) -> Generator[Step, None, Views]:
@@ -123,7 +125,8 @@ class Dmv3dGenerator:
             if guided:
                 without = render_planes(self.network, both[1:], cameras)
                 clean = (without + guidance * (clean - without)).clamp(-1, 1)
-            noisy = ddim_step(noisy, clean, times[step], times[step + 1])
+            fresh = torch.randn(noisy.shape, generator=source).to(self.device)
+            noisy = ddim_step(noisy, clean, times[step], times[step + 1], ETA, fresh)
             yield Step(step + 1, steps, "Imagining the object from four sides", from_signed(clean).cpu())
         final = cameras.resized(size or 2 * self.image_size, size or 2 * self.image_size)
         rgba = from_signed(render_planes(self.network, planes, final, 2 * RENDER_SAMPLES)).cpu()
