@@ -18,7 +18,6 @@ from backend.training.world.primitives import (
     POLYGON_CONE,
     POSITION,
     PRISM,
-    STAR,
     TORUS,
     local_distance,
 )  # fmt: skip
@@ -124,7 +123,6 @@ def test_scaling_and_moving_an_object() -> None:
         (_primitive(CAPSULE, 0.3, 0.2, 0.1), [(0, 0.4, 0), (0, -0.5, 0)]),
         (_primitive(PRISM, 0.4, 0.3, 0.5), [(0, 0.3, 0), (0.4, -0.3, 0), (0, -0.3, 0.1), (0.2, 0, 0)]),
         (_primitive(POLYGON_CONE, 4.0, 0.4, 0.2, 0.5), [(0.3, 0, 0), (0, 0.5, 0), (0, -0.5, 0.1)]),
-        (_primitive(STAR, 0.5, 0.2, 0.1), [(0, 0.5, 0), (0, 0, 0.1)]),
     ],
 )  # fmt: skip
 def test_distances_vanish_on_the_surface_and_have_their_sign(row: np.ndarray, surface: list[tuple]) -> None:

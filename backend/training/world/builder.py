@@ -199,7 +199,7 @@ def _rotation(turn: Vector) -> np.ndarray:
 
 
 def _half_extent(row: np.ndarray) -> np.ndarray:
-    """Half the sides of the axis-aligned box round a primitive (exact but for stars, polygons and unequal cones)."""
+    """Half the sides of the axis-aligned box round a primitive (exact but for polygons and unequal cones)."""
     axes = row[P.ROTATION : P.ROTATION + 9].reshape(3, 3).T  # columns: local axes in the world
     a, b, c, d = row[P.SIZE : P.SIZE + 4]
     across = np.sqrt(np.maximum(1.0 - axes[:, 1] ** 2, 0.0))
@@ -207,9 +207,8 @@ def _half_extent(row: np.ndarray) -> np.ndarray:
     shape = int(row[P.SHAPE])
     if shape == P.ELLIPSOID:
         return np.sqrt(((axes * np.array([a, b, c])) ** 2).sum(1))
-    if shape in (P.BOX, P.PRISM, P.STAR):
-        half = np.array([a, a, c]) if shape == P.STAR else np.array([a, b, c])
-        return (np.abs(axes) * half).sum(1)
+    if shape in (P.BOX, P.PRISM):
+        return (np.abs(axes) * np.array([a, b, c])).sum(1)
     if shape == P.CONE:
         return np.maximum(along * a + across * b, along * a + across * c)
     if shape == P.TORUS:

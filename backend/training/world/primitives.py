@@ -1,7 +1,7 @@
 """The world's building blocks: solid primitives as rows of numbers, and their signed distances in numba.
 
 A primitive is one float32 row; the columns are named below. Distances are in the units of the scene, negative inside.
-Boxes, cones, capsules, tori and stars are exact or a lower bound, ellipsoids approximate: all are safe to sphere trace.
+Boxes, cones, capsules and tori are exact or a lower bound, ellipsoids approximate: all are safe to sphere trace.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-ELLIPSOID, BOX, CONE, TORUS, CAPSULE, PRISM, POLYGON_CONE, STAR = range(8)
+ELLIPSOID, BOX, CONE, TORUS, CAPSULE, PRISM, POLYGON_CONE = range(7)
 UNION, SUBTRACT = range(2)
 PLAIN, STRIPES, BANDS, DOTS, CHECKER, WOOD, BRICKS, GRADIENT = range(8)
 
@@ -68,23 +68,14 @@ def local_distance(row: np.ndarray, x: float, y: float, z: float) -> float:
         length = np.sqrt(4.0 * b * b + a * a)
         side = (2.0 * b * abs(x) + a * (y - b)) / length
         return max(side, max(-y - b, abs(z) - c))
-    if shape == POLYGON_CONE:  # corners a, bottom apothem b, top apothem c, half height d
-        sector = 2.0 * np.pi / a
-        angle = np.arctan2(z, x)
-        angle = angle - sector * np.floor(angle / sector + 0.5)
-        reach = np.sqrt(x * x + z * z) * np.cos(angle)
-        lean = (b - c) / (2.0 * d)
-        side = (reach - (b + c) * 0.5 + y * lean) / np.sqrt(1.0 + lean * lean)
-        return max(side, abs(y) - d)
-    # STAR: outer radius a, inner radius b, half depth c, five points in the x-y plane
-    angle = np.arctan2(x, y)
-    sector = 2.0 * np.pi / 5.0
-    angle = abs(angle - sector * np.floor(angle / sector + 0.5))
-    r = np.sqrt(x * x + y * y)
-    px, py = r * np.sin(angle), r * np.cos(angle)
-    ex, ey = b * np.sin(sector * 0.5), b * np.cos(sector * 0.5) - a
-    side = (px * -ey + (py - a) * ex) / np.sqrt(ex * ex + ey * ey)
-    return max(side, abs(z) - c)
+    # POLYGON_CONE: corners a, bottom apothem b, top apothem c, half height d
+    sector = 2.0 * np.pi / a
+    angle = np.arctan2(z, x)
+    angle = angle - sector * np.floor(angle / sector + 0.5)
+    reach = np.sqrt(x * x + z * z) * np.cos(angle)
+    lean = (b - c) / (2.0 * d)
+    side = (reach - (b + c) * 0.5 + y * lean) / np.sqrt(1.0 + lean * lean)
+    return max(side, abs(y) - d)
 
 
 @numba.njit(fastmath=True, cache=True)
