@@ -1,4 +1,4 @@
-"""A textured mesh as one binary glTF 2.0 file: one mesh, one material, the base colour as a PNG inside."""
+"""A mesh as one binary glTF 2.0 file: one mesh, one material, the base colour as a PNG inside or at the vertices."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend.datatypes import TexturedMesh
-from backend.errors import BadInput
-from backend.formats.mesh_arrays import replace_file
-from backend.formats.split import split_at_seams
+from backend.formats.mesh_arrays import plain_mesh, replace_file
+from backend.formats.split import smooth_normals, split_at_seams
+from backend.formats.vertex_colors import vertex_colors
 
 FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
@@ -36,64 +36,43 @@ def write_glb(path: str | os.PathLike[str], textured: TexturedMesh, name: str = 
 
     Vertices are shared except along uv seams; their normals are smooth ones. Metallic 0, roughness 0.8, single-sided.
     """
-    mesh = textured.mesh
-    if mesh.faces.shape[0] == 0:
-        raise BadInput("There are no faces to write into a .glb file.")
-    split = split_at_seams(
-        mesh.vertices.detach().cpu().numpy(), mesh.faces.cpu().numpy(), textured.corner_uvs.detach().cpu().numpy()
-    )
-    if not (np.isfinite(split.positions).all() and np.isfinite(split.uvs).all()):
-        raise BadInput("The mesh has numbers that are not finite, so no .glb file was written.")
+    split = split_at_seams(*plain_mesh(textured))
+    builder = _Builder()
     # glTF counts v downwards from the top of the picture.
     uvs = np.stack([split.uvs[:, 0], 1.0 - split.uvs[:, 1]], axis=1).astype("<f4")
-    # glTF keeps the highest index of each width for itself.
-    wide = len(split.positions) >= 65535
-    builder = _Builder()
     attributes = {
-        "POSITION": builder.accessor(split.positions.astype("<f4"), FLOAT, "VEC3", ARRAY_BUFFER, bounds=True),
-        "NORMAL": builder.accessor(split.normals.astype("<f4"), FLOAT, "VEC3", ARRAY_BUFFER),
+        **builder.places(split.positions, split.normals),
         "TEXCOORD_0": builder.accessor(uvs, FLOAT, "VEC2", ARRAY_BUFFER),
     }
-    indices = builder.accessor(
-        split.faces.reshape(-1).astype("<u4" if wide else "<u2"),
-        UNSIGNED_INT if wide else UNSIGNED_SHORT,
-        "SCALAR",
-        ELEMENT_ARRAY_BUFFER,
-    )
+    indices = builder.indices(split.faces, len(split.positions))
     picture = builder.view(png_bytes(textured))
-    document = {
-        "asset": {"version": "2.0", "generator": "Splatsmith"},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "name": name}],
-        "meshes": [
-            {"name": name, "primitives": [{"attributes": attributes, "indices": indices, "material": 0, "mode": 4}]}
-        ],
-        "materials": [
-            {
-                "name": name,
-                "pbrMetallicRoughness": {
-                    "baseColorTexture": {"index": 0},
-                    "metallicFactor": 0.0,
-                    "roughnessFactor": 0.8,
-                },
-                "doubleSided": False,
-            }
-        ],
+    extra = {
         "textures": [{"source": 0, "sampler": 0}],
         "images": [{"name": "base_color", "mimeType": "image/png", "bufferView": picture}],
         "samplers": [
             {"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP_LINEAR, "wrapS": CLAMP_TO_EDGE, "wrapT": CLAMP_TO_EDGE}
         ],
-        "accessors": builder.accessors,
-        "bufferViews": builder.views,
-        "buffers": [{"byteLength": len(builder.data)}],
     }
-    text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)
-    chunks = struct.pack("<I4s", len(text), b"JSON") + text
-    chunks += struct.pack("<I4s", len(builder.data), b"BIN\0") + bytes(builder.data)
-    replace_file(Path(path), struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
+    builder.write(Path(path), name, attributes, indices, {"baseColorTexture": {"index": 0}}, extra)
+
+
+def write_colored_glb(path: str | os.PathLike[str], textured: TexturedMesh, name: str = "Splatsmith") -> None:
+    """The same with a colour at each vertex instead of a picture; no vertex is doubled. Raises BadInput.
+
+    glTF multiplies vertex colours with the picture, so that a file holds one or the other; and its colours are linear.
+    """
+    vertices, faces, _ = plain_mesh(textured)
+    srgb = vertex_colors(textured)
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    # Sixteen bits, as eight are too few for dark linear colours; with alpha, as rows must begin at multiples of four.
+    colors = np.full((len(linear), 4), 65535, "<u2")
+    colors[:, :3] = np.rint(linear * 65535)
+    builder = _Builder()
+    attributes = {
+        **builder.places(vertices, smooth_normals(vertices, faces)),
+        "COLOR_0": builder.accessor(colors, UNSIGNED_SHORT, "VEC4", ARRAY_BUFFER, normalized=True),
+    }
+    builder.write(Path(path), name, attributes, builder.indices(faces, len(vertices)), {}, {})
 
 
 class _Builder:
@@ -112,14 +91,67 @@ class _Builder:
         self.data += content + b"\0" * (-len(content) % 4)
         return len(self.views) - 1
 
-    def accessor(self, values: NDArray, component: int, kind: str, target: int, bounds: bool = False) -> int:
+    def accessor(
+        self,
+        values: NDArray,
+        component: int,
+        kind: str,
+        target: int,
+        bounds: bool = False,
+        normalized: bool = False,
+    ) -> int:
         accessor: dict[str, Any] = {
             "bufferView": self.view(values.tobytes(), target),
             "componentType": component,
             "count": len(values),
             "type": kind,
         }
+        if normalized:
+            accessor["normalized"] = True
         if bounds:
             accessor["min"], accessor["max"] = values.min(axis=0).tolist(), values.max(axis=0).tolist()
         self.accessors.append(accessor)
         return len(self.accessors) - 1
+
+    def places(self, positions: NDArray, normals: NDArray) -> dict[str, int]:
+        """The attributes that every mesh has."""
+        return {
+            "POSITION": self.accessor(positions.astype("<f4"), FLOAT, "VEC3", ARRAY_BUFFER, bounds=True),
+            "NORMAL": self.accessor(normals.astype("<f4"), FLOAT, "VEC3", ARRAY_BUFFER),
+        }
+
+    def indices(self, faces: NDArray, vertices: int) -> int:
+        """The triangles; glTF keeps the highest index of each width for itself."""
+        wide = vertices >= 65535
+        kind = UNSIGNED_INT if wide else UNSIGNED_SHORT
+        return self.accessor(faces.reshape(-1).astype("<u4" if wide else "<u2"), kind, "SCALAR", ELEMENT_ARRAY_BUFFER)
+
+    def write(
+        self,
+        path: Path,
+        name: str,
+        attributes: dict[str, int],
+        indices: int,
+        color: dict[str, Any],
+        extra: dict[str, Any],
+    ) -> None:
+        """The file: one mesh of these attributes, one material with this base colour, and `extra` beside them."""
+        surface = {**color, "metallicFactor": 0.0, "roughnessFactor": 0.8}
+        primitive = {"attributes": attributes, "indices": indices, "material": 0, "mode": 4}
+        document = {
+            "asset": {"version": "2.0", "generator": "Splatsmith"},
+            "scene": 0,
+            "scenes": [{"nodes": [0]}],
+            "nodes": [{"mesh": 0, "name": name}],
+            "meshes": [{"name": name, "primitives": [primitive]}],
+            "materials": [{"name": name, "pbrMetallicRoughness": surface, "doubleSided": False}],
+            **extra,
+            "accessors": self.accessors,
+            "bufferViews": self.views,
+            "buffers": [{"byteLength": len(self.data)}],
+        }
+        text = json.dumps(document, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 4)
+        chunks = struct.pack("<I4s", len(text), b"JSON") + text
+        chunks += struct.pack("<I4s", len(self.data), b"BIN\0") + bytes(self.data)
+        replace_file(path, struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)

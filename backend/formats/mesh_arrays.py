@@ -43,6 +43,17 @@ def replace_file(path: Path, content: bytes) -> None:
         ) from error
 
 
+def plain_mesh(textured: TexturedMesh) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+    """Vertices [n, 3], faces [m, 3] and corner_uvs [m, 3, 2]. Raises BadInput where no file can hold them."""
+    vertices = textured.mesh.vertices.detach().cpu().numpy().astype(np.float32)
+    faces, uvs = textured.mesh.faces.cpu().numpy(), textured.corner_uvs.detach().cpu().numpy().astype(np.float32)
+    if len(faces) == 0:
+        raise BadInput("There are no faces to write into a file.", "Make the mesh again.")
+    if not (np.isfinite(vertices).all() and np.isfinite(uvs).all()):
+        raise BadInput("The mesh has numbers that are not finite, so no file was written.", "Make the mesh again.")
+    return vertices, faces, uvs
+
+
 def write_mesh_npz(path: str | os.PathLike[str], textured: TexturedMesh) -> None:
     """Write mesh.npz. Raises BadInput where the file cannot be written."""
     stream = io.BytesIO()
