@@ -116,6 +116,18 @@ def test_other_tools_files(tmp_path: Path, layout: str, kind: str, newline: str)
     assert any("direction of view" in warning for warning in warnings)
 
 
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_spherical_harmonics_of_any_degree(tmp_path: Path, degree: int) -> None:
+    rest = [f"f_rest_{index}" for index in range(3 * ((degree + 1) ** 2 - 1))]
+    names = [*PROPERTIES[:6], *rest, *PROPERTIES[6:]]
+    rows = [values(0) | {"f_dc_1": 1.0} | dict.fromkeys(rest, 9.0)]
+    warnings: list[str] = []
+    path = write_ply(tmp_path / "a.ply", "binary_little_endian", [("float", name) for name in names], rows)
+    cloud = read_gaussian_ply(path, warnings)
+    torch.testing.assert_close(cloud.colors, torch.tensor([[0.5, 0.7820948, 0.5]]))
+    assert len(warnings) == (degree > 0)
+
+
 @pytest.mark.parametrize("layout", ["ascii", "binary_little_endian"])
 def test_elements_before_and_after_the_gaussians(tmp_path: Path, layout: str) -> None:
     properties = [("float", name) for name in PROPERTIES]

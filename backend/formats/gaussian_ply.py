@@ -1,7 +1,8 @@
 """Gaussians as the standard 3DGS .ply: logit opacity, log scale, SH DC colour, wxyz quaternion.
 
 Written as binary little endian with 14 float properties; read from any order of properties, any scalar type, ascii or
-binary, with normals, higher SH bands and extras left alone, as other tools write them.
+binary, with normals, higher SH bands and extras left alone, as other tools write them; and from the packed .ply of web
+editors (see packed_ply).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from backend.datatypes import Gaussians
 from backend.errors import BadInput
+from backend.formats.packed_ply import CHUNK, RANGES, WORDS, unpack
 from backend.formats.whole_file import whole_file
 
 SH_DC = 0.28209479177387814  # the constant of the zeroth spherical harmonic
@@ -91,6 +93,12 @@ class _Header:
     properties: list[tuple[str, str]]  # (name, numpy type) of the vertex element
     skip_rows: int  # ascii lines before the vertices
     skip_bytes: int  # binary bytes before the vertices
+    # Of a packed file: how many chunks there are, their properties, and the binary bytes before them.
+    chunks: tuple[int, list[tuple[str, str]], int] | None = None
+
+    @property
+    def packed(self) -> bool:
+        return self.chunks is not None and any(name == WORDS[0] for name, _ in self.properties)
 
 
 def _damaged(path: Path, what: str) -> BadInput:
@@ -130,6 +138,7 @@ def _find_vertices(layout: str, elements: list[tuple[str, int, list[tuple[str, s
         raise _damaged(path, f"its format '{layout[:40]}' is unknown")
     order = ">" if layout == "binary_big_endian" else "<"
     skip_rows = skip_bytes = 0
+    chunks = None
     for name, count, properties in elements:
         if count < 0:
             raise _damaged(path, f"it says it holds {count} of '{name[:40]}'")
@@ -139,7 +148,9 @@ def _find_vertices(layout: str, elements: list[tuple[str, int, list[tuple[str, s
         if len({key for key, _ in typed}) < len(typed):
             raise _damaged(path, f"its element '{name[:40]}' names a property twice")
         if name == "vertex":
-            return _Header(layout, count, typed, skip_rows, skip_bytes)
+            return _Header(layout, count, typed, skip_rows, skip_bytes, chunks)
+        if name == "chunk":
+            chunks = (count, typed, skip_bytes)
         skip_rows += count
         skip_bytes += count * sum(int(kind[2:]) for _, kind in typed)
     raise _damaged(path, "it holds no vertices")
@@ -147,10 +158,13 @@ def _find_vertices(layout: str, elements: list[tuple[str, int, list[tuple[str, s
 
 def _check_header(header: _Header, path: Path, notes: list[str]) -> None:
     names = {name for name, _ in header.properties}
-    if "packed_position" in names:
-        raise BadInput(f"{path.name} is a compressed .ply.", "Save it as a standard (uncompressed) .ply.")
     flat = "scale_1" in names and "scale_2" not in names
     missing = [name for name in PROPERTIES if name not in names and not (flat and name == "scale_2")]
+    if header.packed and header.chunks is not None:
+        missing = [name for name in WORDS if name not in names]
+        missing += [name for name in RANGES if name not in {key for key, _ in header.chunks[1]}]
+        if header.format == "ascii" or header.chunks[0] * CHUNK < header.vertices:
+            raise _damaged(path, "it is packed in a way that no editor does")
     if missing:
         raise BadInput(
             f"{path.name} holds no Gaussians: it lacks {', '.join(missing[:4])}{' and more' if missing[4:] else ''}.",
@@ -169,17 +183,29 @@ def _check_header(header: _Header, path: Path, notes: list[str]) -> None:
 
 def _read_columns(file: BinaryIO, header: _Header, path: Path) -> dict[str, np.ndarray]:
     """The wanted columns as float32 [N]; only these are copied out of the file's table."""
+    if header.packed and header.chunks is not None:
+        count, properties, before = header.chunks
+        begin = file.tell()
+        chunks = _table(file, properties, count, begin + before, path)
+        words = _table(file, header.properties, header.vertices, begin + header.skip_bytes, path)
+        if any(words.dtype[name].kind not in "iu" for name in WORDS):
+            raise _damaged(path, "what is packed in it are no whole numbers")
+        return unpack(chunks, words, SH_DC)
     wanted = [name for name, _ in header.properties if name in PROPERTIES]
     if header.format == "ascii":
         return _read_ascii(file, header, wanted, path)
-    row = np.dtype(header.properties)
-    begin = file.tell() + header.skip_bytes
-    # Asked before anything is allocated, as a damaged header may promise any number of rows.
-    if file.seek(0, io.SEEK_END) < begin + header.vertices * row.itemsize:
-        raise _damaged(path, "it is cut short")
-    table = np.memmap(path, dtype=row, mode="r", offset=begin, shape=(header.vertices,))
+    table = _table(file, header.properties, header.vertices, file.tell() + header.skip_bytes, path)
     with np.errstate(over="ignore"):
         return {name: np.array(table[name], dtype=np.float32) for name in wanted}
+
+
+def _table(file: BinaryIO, properties: list[tuple[str, str]], count: int, begin: int, path: Path) -> np.ndarray:
+    """The file's rows from byte `begin` on, not read before they are looked at."""
+    row = np.dtype(properties)
+    # Asked before anything is allocated, as a damaged header may promise any number of rows.
+    if file.seek(0, io.SEEK_END) < begin + count * row.itemsize:
+        raise _damaged(path, "it is cut short")
+    return np.memmap(path, dtype=row, mode="r", offset=begin, shape=(count,))
 
 
 def _read_ascii(file: BinaryIO, header: _Header, wanted: list[str], path: Path) -> dict[str, np.ndarray]:
