@@ -166,7 +166,7 @@ def test_doubled_gaussians_look_like_the_old_ones() -> None:
     ball = stand_ins.ball_gaussians(50)
     small = Gaussians(ball.means, 0.001 * torch.ones(50, 3), ball.quats, 0.8 * ball.opacities, ball.colors)
     splats = Splats(small)
-    density = Density(50, torch.Generator().manual_seed(0))
+    density = Density(splats, torch.Generator().manual_seed(0))
     density.gather(small.means, torch.ones(50, 3), orbit([0.0], 0.0, 3.0, 50.0, 32))
     density.control(splats, 70, math.inf)
     assert len(splats) == 70
@@ -175,7 +175,7 @@ def test_doubled_gaussians_look_like_the_old_ones() -> None:
     assert torch.allclose(1 - (1 - clones[:20]) * (1 - clones[20:]), small.opacities[:20], atol=1e-4)
     assert float((after.means[-40:-20] + after.means[-20:]).div(2).norm(dim=-1).sub(0.9).abs().max()) < 0.01
     large = Splats(Gaussians(ball.means, 0.1 * torch.ones(50, 3), ball.quats, ball.opacities, ball.colors))
-    density = Density(50, torch.Generator().manual_seed(0))
+    density = Density(large, torch.Generator().manual_seed(0))
     density.gather(ball.means, torch.ones(50, 3), orbit([0.0], 0.0, 3.0, 50.0, 32))
     density.control(large, 1000, math.inf)
     assert len(large) == 100
@@ -189,7 +189,7 @@ def test_faint_gaussians_are_dropped_with_their_momentum() -> None:
     ball.opacities[:10] = 0.001
     splats = Splats(ball)
     splats.step({name: torch.ones_like(value) for name, value in splats.values.items()}, dict.fromkeys(NAMES, 1e-3))
-    Density(30, torch.Generator().manual_seed(0)).control(splats, 30, math.inf)
+    Density(splats, torch.Generator().manual_seed(0)).control(splats, 30, math.inf)
     assert len(splats) == 20
     assert torch.allclose(splats.values["means"], ball.means[10:] - 1e-3, atol=1e-5)
     splats.limit_opacity(0.3)

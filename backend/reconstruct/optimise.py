@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,19 +22,31 @@ from backend.errors import BadInput
 from backend.reconstruct.optimise_density import Density
 from backend.reconstruct.optimise_loss import photometric_loss, psnr
 from backend.reconstruct.optimise_splats import Splats
-from backend.reconstruct.optimise_start import find_region, has_alpha, start_from_views
+from backend.reconstruct.optimise_start import border_color, find_region, has_alpha, start_from_views
 from backend.render.rasterize import rasterization
 
-# Of Adam, first and last step, for an object 1.8 wide; in between they fall exponentially.
-RATES = {
-    "means": (6e-3, 6e-5),
-    "log_scales": (5e-2, 5e-3),
-    "quats": (4e-2, 2e-3),
-    "logits": (1.5e-1, 2e-2),
-    "colors": (2e-2, 2e-3),
-}
-ALPHA_SHARE = 0.5  # of the alpha's L1 beside the loss of the colours
-FLAT_SHARE = 1.0  # of the mean thickness: discs follow a surface better than balls, and show it better
+
+@dataclass(frozen=True)
+class Settings:
+    """rates: Adam's at the first and the last step, for an object 1.8 wide; in between they fall exponentially.
+    alpha_share, flat_share: beside the loss of the colours, of the alpha's L1, and of the mean thickness: discs follow
+    a surface better than balls, and show it better.
+    """
+
+    rates: Mapping[str, tuple[float, float]]
+    alpha_share: float = 0.5
+    flat_share: float = 1.0
+
+
+QUICK = Settings(
+    {
+        "means": (6e-3, 6e-5),
+        "log_scales": (5e-2, 5e-3),
+        "quats": (4e-2, 2e-3),
+        "logits": (1.5e-1, 2e-2),
+        "colors": (2e-2, 2e-3),
+    }
+)
 LEAST_COUNT, MOST_COUNT = 2_000, 200_000
 _START_SHARE = 0.4  # of the final number of Gaussians that a start from scratch has
 _CONTROL_FROM, _CONTROL_UNTIL, _CONTROLS = 0.1, 0.7, 8  # shares of the run, and how often at most
@@ -42,7 +55,7 @@ _WIDEST = 0.25  # standard deviation, for an object 1.8 wide, of what is dropped
 
 
 def optimise(
-    views: Views, start: Gaussians | None = None, steps: int = 300, seed: int = 0
+    views: Views, start: Gaussians | None = None, steps: int = 300, seed: int = 0, settings: Settings = QUICK
 ) -> Generator[Step, None, Gaussians]:
     """Gaussians whose renders agree with the views, in the views' own frame, on the CPU or where the views are.
 
@@ -54,13 +67,19 @@ def optimise(
     if not 1 <= steps <= 100_000:
         raise BadInput(f"The optimisation takes 1 to 100,000 steps, not {steps:,}.")
     with _recording():
-        run = _Run(views, start, steps, seed)
+        run = _Run(views, start, steps, seed, settings)
     for step in range(steps):
         with _recording():
             run.step(step)
         yield Step(step + 1, steps, "Fitting the Gaussians to the pictures")
     with _recording():
         return run.result()
+
+
+def starting_point(views: Views, seed: int = 0) -> Gaussians:
+    """What `optimise` begins with where it is given no start, in the views' frame. Raises BadInput as it does."""
+    with _recording():
+        return _Run(views, None, 1, seed, QUICK).result()
 
 
 def compare(gaussians: Gaussians, views: Views) -> float:
@@ -99,30 +118,30 @@ def _backgrounds(views: Views) -> Tensor:
     opaque = ~has_alpha(views)
     behind = views.rgba.new_ones(len(views), 3)
     if bool(opaque.any()):
-        rgb = views.rgba[opaque, :3]
-        edges = [rgb[..., 0, :], rgb[..., -1, :], rgb[..., :, 0], rgb[..., :, -1]]
-        behind[opaque] = torch.cat(edges, dim=-1).permute(1, 0, 2).flatten(1).median(dim=1).values
+        behind[opaque] = border_color(Views(views.rgba[opaque], views.cameras[opaque.nonzero()[:, 0].tolist()]))
     return behind
 
 
 class _Run:
     """One optimisation, in a frame where the object is in its canonical place and size."""
 
-    def __init__(self, views: Views, start: Gaussians | None, steps: int, seed: int) -> None:
+    def __init__(self, views: Views, start: Gaussians | None, steps: int, seed: int, settings: Settings) -> None:
         _check(views, start)
-        self.steps = steps
+        self.steps, self.settings = steps, settings
         self.generator = torch.Generator().manual_seed(seed)
-        views = Views(views.rgba.detach().clone().float(), views.cameras)
+        device = views.rgba.device
+        views = Views(views.rgba.detach().clone().float(), views.cameras).to("cpu")
         self.similarity = find_region(views).similarity
         self.views = Views(views.rgba, self.similarity.cameras(views.cameras))
         self.with_alpha = has_alpha(self.views)
         self.backgrounds = _backgrounds(self.views)
         self.most = _final_count(self.views, len(start) if start is not None else 0)
-        first = self.similarity.gaussians(start) if start is not None else self._from_scratch()
+        first = self.similarity.gaussians(start.to("cpu")) if start is not None else self._from_scratch()
+        self.views, self.backgrounds = self.views.to(device), self.backgrounds.to(device)
         if len(first) == 0:
             raise BadInput("There are no Gaussians to begin with.", "Begin from scratch.")
-        self.splats = Splats(first)
-        self.density = Density(len(self.splats), self.generator)
+        self.splats = Splats(first.to(device))
+        self.density = Density(self.splats, self.generator)
         self.first_count = len(self.splats)
         self.resets = start is None and not bool(self.with_alpha.all()) and steps >= 100
         self.controls = self._control_steps()
@@ -153,15 +172,17 @@ class _Run:
         behind = behind[:, :, None, None]
         loss = photometric_loss(rgb + (1 - alpha) * behind, rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:]) * behind)
         if bool(self.with_alpha[view]):
-            loss = loss + ALPHA_SHARE * (alpha - rgba[:, 3:]).abs().mean()
-        loss = loss + FLAT_SHARE * gaussians.scales.amin(dim=-1).mean()
+            loss = loss + self.settings.alpha_share * (alpha - rgba[:, 3:]).abs().mean()
+        loss = loss + self.settings.flat_share * gaussians.scales.amin(dim=-1).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = {
             name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()
         }
         if self.controls:
             self.density.gather(leaves["means"].detach(), gradients["means"], cameras)
-        self.splats.step(gradients, _rates(step / max(self.steps - 1, 1)))
+        progress = step / max(self.steps - 1, 1)
+        rates = {name: first * (last / first) ** progress for name, (first, last) in self.settings.rates.items()}
+        self.splats.step(gradients, rates)
         self._adapt(step + 1)
 
     def _adapt(self, done: int) -> None:
@@ -183,31 +204,23 @@ class _Run:
         gaussians = gaussians[_shares(gaussians, self.views.cameras) > 0]
         if len(gaussians) == 0:
             raise BadInput("Nothing can be made out in the pictures.", "Use pictures that show one object.")
-        return Gaussians(
-            self.similarity.points_back(gaussians.means),
-            gaussians.scales / self.similarity.scale,
-            gaussians.quats,
-            gaussians.opacities,
-            gaussians.colors,
-        )
+        means = self.similarity.points_back(gaussians.means.cpu()).to(gaussians.means)
+        scales = gaussians.scales / self.similarity.scale
+        return Gaussians(means, scales, gaussians.quats, gaussians.opacities, gaussians.colors)
 
 
 def _shares(gaussians: Gaussians, cameras: Cameras) -> Tensor:
     """[N]: pixels of all views together that each Gaussian makes up."""
-    total = torch.zeros(len(gaussians))
+    total = torch.zeros_like(gaussians.opacities)
     for view in range(len(cameras)):
         # The gradient of a picture's sum with regard to a colour is what its Gaussian weighs in it.
-        ones = torch.ones(len(gaussians), 1, requires_grad=True)
+        ones = torch.ones_like(gaussians.means[:, :1]).requires_grad_()
         image, _, _ = rasterization(
             gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, ones,
             world_to_camera_opencv(cameras[[view]]), cameras.intrinsics[[view]], cameras.width, cameras.height,
         )  # fmt: skip
         total += torch.autograd.grad(image.sum(), ones)[0][:, 0]
     return total
-
-
-def _rates(progress: float) -> dict[str, float]:
-    return {name: first * (last / first) ** progress for name, (first, last) in RATES.items()}
 
 
 def _final_count(views: Views, given: int) -> int:

@@ -24,12 +24,13 @@ _LEAST_GRADIENT = 5e-5  # in units of half a picture; the published threshold is
 class Density:
     """Gathers how strongly each Gaussian's place in the pictures is pulled at, and acts on it."""
 
-    def __init__(self, count: int, generator: torch.Generator) -> None:
+    def __init__(self, splats: Splats, generator: torch.Generator) -> None:
         self._generator = generator
-        self._reset(count)
+        self._reset(splats)
 
-    def _reset(self, count: int) -> None:
-        self._pull, self._seen = torch.zeros(count), torch.zeros(count)
+    def _reset(self, splats: Splats) -> None:
+        self._pull = torch.zeros_like(splats.values["logits"])
+        self._seen = torch.zeros_like(self._pull)
 
     def gather(self, means: Tensor, gradient: Tensor, cameras: Cameras) -> None:
         """After a step's backward pass: gradient [N, 3] of the means, from the views of `cameras`."""
@@ -50,14 +51,14 @@ class Density:
             kept[:] = True
         pull = torch.where(kept, self._pull / self._seen.clamp_min(1), 0.0)
         room = min(most - int(kept.sum()), len(splats))
-        chosen = torch.zeros(0, dtype=torch.int64)
+        chosen = torch.zeros(0, dtype=torch.int64, device=pull.device)
         if room > 0:
             chosen = pull.topk(room).indices
             chosen = chosen[pull[chosen] > _LEAST_GRADIENT]
         kept = kept.clone()
         kept[chosen] = False  # each of them comes back as two
         splats.replace(kept, self._doubled({name: value[chosen] for name, value in v.items()}))
-        self._reset(len(splats))
+        self._reset(splats)
 
     def _doubled(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Two for each: large ones split into smaller ones within, small ones cloned; together as opaque as before."""
@@ -66,7 +67,7 @@ class Density:
         large = values["log_scales"].amax(-1).exp() > _DENSE
         # Clones stand a little apart as well: at one place they would share every gradient, and stay one.
         spread = torch.where(large, 1.0, 0.5)[:, None] * values["log_scales"].exp()
-        offset = _rotate(values["quats"], spread * torch.randn(count, 3, generator=self._generator))
+        offset = _rotate(values["quats"], spread * torch.randn(count, 3, generator=self._generator).to(spread))
         twice["means"] = torch.cat([values["means"] + offset, values["means"] - offset])
         twice["log_scales"] = twice["log_scales"] - torch.where(large, math.log(_SHRINK), 0.0).repeat(2)[:, None]
         alpha = torch.sigmoid(twice["logits"]).clamp(1e-4, 1 - 1e-4)

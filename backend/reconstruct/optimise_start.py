@@ -19,6 +19,7 @@ from backend.render.visual_hull import hull_distances
 _RADIUS = 3.0  # where the median camera stands in the frame that is optimised in
 _GRID = 48  # voxels along a side of the coarse hull
 _SOLID = 0.5
+_CANDIDATES = 4  # random points for each one that is taken
 _HULL_OPACITY, _RANDOM_OPACITY = 0.7, 0.1
 
 
@@ -118,19 +119,29 @@ def _on_hull(views: Views, count: int) -> Gaussians:
 
 def _at_random(views: Views, count: int, generator: torch.Generator) -> Gaussians:
     """Random points of the canonical cube that are inside every silhouette that there is."""
-    inner = CANONICAL_SIZE * (torch.rand(count, 3, generator=generator) - 0.5)
-    framed, least = visibility(inner, views)
-    inner = inner[(framed > 0) & (least > _SOLID)]
-    if len(inner) == 0:
-        inner = CANONICAL_SIZE * (torch.rand(count, 3, generator=generator) - 0.5)
-    colors = _mean_colors(inner, views)
-    size = CANONICAL_SIZE / max(len(inner), 1) ** (1 / 3)
-    return _round(inner, inner.new_full((len(inner),), 0.5 * size), colors, _RANDOM_OPACITY)
+    points = CANONICAL_SIZE * (torch.rand(_CANDIDATES * count, 3, generator=generator) - 0.5)
+    framed, least = visibility(points, views)
+    inside = points[(framed > 0) & (least > _SOLID)]
+    points = inside if len(inside) else points[:count]
+    colors, variance = _colors_seen(points, views)
+    # A place on a surface has the same colour in all views that see it; but so has emptiness before a plain wall.
+    empty = (colors - border_color(views)).abs().amax(-1) < 0.1
+    chosen = (variance + 1.0 * empty).argsort()[:count]
+    size = CANONICAL_SIZE / max(len(chosen), 1) ** (1 / 3)
+    return _round(points[chosen], points.new_full((len(chosen),), 0.5 * size), colors[chosen], _RANDOM_OPACITY)
 
 
-def _mean_colors(points: Tensor, views: Views) -> Tensor:
-    """[N, 3]: the mean of what the views show where each point would be seen."""
+def border_color(views: Views) -> Tensor:
+    """[3]: the median colour of the views' borders."""
+    rgb = views.rgba[:, :3]
+    edges = [rgb[..., 0, :], rgb[..., -1, :], rgb[..., :, 0], rgb[..., :, -1]]
+    return torch.cat(edges, dim=-1).permute(1, 0, 2).flatten(1).median(dim=1).values
+
+
+def _colors_seen(points: Tensor, views: Views) -> tuple[Tensor, Tensor]:
+    """Mean [N, 3] and variance [N] of what the views show where each point would be seen."""
     total, weight = points.new_zeros(len(points), 3), points.new_full((len(points), 1), 1e-6)
+    squares = points.new_zeros(len(points))
     viewmats = world_to_camera_opencv(views.cameras)
     height, width = views.rgba.shape[-2:]
     for view in range(len(views)):
@@ -141,8 +152,10 @@ def _mean_colors(points: Tensor, views: Views) -> Tensor:
         rgba = views.rgba[view, :, y.clamp(0, height - 1), x.clamp(0, width - 1)].T
         share = rgba[:, 3:] * inside[:, None]
         total += share * rgba[:, :3]
+        squares += (share * rgba[:, :3] ** 2).sum(-1)
         weight += share
-    return total / weight
+    mean = total / weight
+    return mean, squares / weight[:, 0] - mean.square().sum(-1)
 
 
 def _round(means: Tensor, sizes: Tensor, colors: Tensor, opacity: float) -> Gaussians:
