@@ -14,14 +14,22 @@ from backend.formats.whole_file import TEMPORARY_PREFIX, write_text, writing_fai
 REQUEST, REPORT = "request.json", "report.json"
 TRANSFORMS, GAUSSIANS = "transforms.json", "gaussians.ply"
 MESH_ARRAYS, MESH_GLB, BASE_COLOR = "mesh.npz", "mesh.glb", "base_color.png"
+# Further files of the mesh, by the names by which a request asks for them. An .obj finds its picture beside it.
+MESH_FORMATS: dict[str, tuple[str, ...]] = {
+    "obj": ("mesh.obj", "mesh.mtl"),
+    "stl": ("mesh.stl",),  # millimetres, Z up, for printers
+    "ply": ("mesh.ply",),  # a colour at each vertex
+    "glb-colors": ("mesh_colors.glb",),  # the same: no texture
+}
+_FURTHER = tuple(name for names in MESH_FORMATS.values() for name in names)
 PREVIEW = "views_preview.png"  # the views side by side, also while they are being made
 _VIEW_NAME = re.compile(r"\d{3,4}\.png")
 # What is removed when a result is made anew: what was made from the old one, so that no folder shows a mixture. The
 # views' cameras go first and come back last: without them there are no views.
 _OUTDATED: dict[str, tuple[str, ...]] = {
-    "views": (TRANSFORMS, GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, REPORT),
-    "gaussians": (MESH_ARRAYS, MESH_GLB, BASE_COLOR, REPORT),
-    "mesh": (REPORT,),
+    "views": (TRANSFORMS, GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, *_FURTHER, REPORT),
+    "gaussians": (MESH_ARRAYS, MESH_GLB, BASE_COLOR, *_FURTHER, REPORT),
+    "mesh": (*_FURTHER, REPORT),
 }
 
 
@@ -62,7 +70,7 @@ class JobFolder:
             raise BadInput("The path of the output folder makes no sense.", "Choose another folder.") from error
 
     def _refuse_foreign(self, keep: Path | None) -> None:
-        names = (TRANSFORMS, GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, REPORT)
+        names = (TRANSFORMS, GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, *_FURTHER, REPORT)
         found = [name for name in names if (self / name).exists() and (self / name) != keep]
         found += [f"views/{view.name}" for view in self._view_files()]
         if found:
@@ -80,6 +88,10 @@ class JobFolder:
     def view_names(self, count: int) -> list[str]:
         """The names of `count` views, relative to the folder."""
         return [f"views/{index:03d}.png" for index in range(count)]
+
+    def format_paths(self, name: str) -> list[Path]:
+        """The files of one of MESH_FORMATS."""
+        return [self / file for file in MESH_FORMATS[name]]
 
     def has(self, result: str) -> bool:
         """Whether a result ("views", "gaussians", "mesh") is there."""
@@ -131,12 +143,13 @@ class JobFolder:
             "mesh_glb": MESH_GLB,
             "base_color": BASE_COLOR,
             "report": REPORT,
+            **{f"mesh_{name.replace('-', '_')}": names[0] for name, names in MESH_FORMATS.items()},
         }
         found: dict[str, Any] = {key: str(self / name) for key, name in names.items() if (self / name).is_file()}
         return {"views": [str(view) for view in self._view_files()], **found}
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each result, by file name."""
-        paths = [self / name for name in (GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR)]
+        paths = [self / name for name in (GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, *_FURTHER)]
         sizes = {path.name: path.stat().st_size for path in paths if path.is_file()}
         return {**sizes, "views": sum(view.stat().st_size for view in self._view_files())}
