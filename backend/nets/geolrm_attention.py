@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_ENTRIES_AT_ONCE = 1 << 22  # gathered rows of one piece of the sampling: 16 MB of indices and as much of weights
+_ENTRIES_AT_ONCE = 1 << 21  # gathered rows of one piece of the sampling: 8 MB of indices and as much of weights
 _WITHOUT_BAGS = ("mps",)  # devices whose embedding_bag knows no weights
 _BASE = 10_000.0
 
@@ -61,7 +61,7 @@ class SelfAttention(nn.Module):
 
 def deformable_sampling(
     value: Tensor,  # [T, heads, D]: tokens of one view, level after level, row by row
-    levels: list[tuple[int, int]],  # (rows, columns) of each
+    levels: list[tuple[int, int]],  # (rows, columns) of each, two or more
     places: Tensor,  # [N, 2]: (u, v), the picture being [0, 1] x [0, 1]
     offsets: Tensor,  # [N, heads, levels, points, 2]: (x, y) in tokens of the level
     weights: Tensor,  # [N, heads, levels, points]
@@ -80,30 +80,34 @@ def _sampling_by_bags(
     value: Tensor, levels: list[tuple[int, int]], places: Tensor, offsets: Tensor, weights: Tensor
 ) -> Tensor:
     """A sample is a weighted sum of four tokens' rows, and a sum of samples one of many: `embedding_bag` gathers and
-    sums them at once, so that only indices and weights lie in memory, never the samples."""
+    sums them at once, so that only indices and weights lie in memory, never the samples.
+
+    Of the two tokens beside a sample along an axis, the first is held inside of the level, and each weighs as its
+    distance says: so what lies outside weighs nothing and needs no other case.
+    """
     heads, count, points = offsets.shape[1:4]
-    size = offsets.new_tensor([[columns, rows] for rows, columns in levels])[:, None]  # [levels, 1, 2]
-    starts = [sum(rows * columns for rows, columns in levels[:i]) for i in range(len(levels))]
-    start = torch.tensor(starts, dtype=torch.int32, device=value.device)[:, None, None]
-    last = size.int()[..., None] - 1
-    columns = size.int()[..., :1]
-    head = torch.arange(heads, dtype=torch.int32, device=value.device)[:, None, None, None, None]
-
-    at = places[:, None, None, None] * size + offsets - 0.5
-    at = torch.minimum(at.clamp_min(-2.0), size + 1.0)  # far outside is outside; int32 holds it
-    low = at.floor()
-    share = (at - low)[..., None]
-    corner = low.int()[..., None] + torch.arange(2, dtype=torch.int32, device=value.device)
-    inside = (corner >= 0) & (corner <= last)  # [N, heads, levels, points, xy, 2]
-    share = torch.cat([1.0 - share, share], -1) * inside
-    x, y = torch.minimum(corner.clamp_min(0), last).unbind(-2)
-    rows = ((start + y * columns)[..., :, None] + x[..., None, :]) * heads + head
-    share_x, share_y = share.unbind(-2)
-    part = (share_y * weights[..., None])[..., :, None] * share_x[..., None, :]
-
     bag = (-1, count * points * 4)
+    size = offsets.new_tensor([[columns, rows] for rows, columns in levels])  # [levels, 2]
+    starts = [sum(rows * columns for rows, columns in levels[:i]) for i in range(len(levels))]
+    origin = (places[:, None] * size - 0.5)[:, None, :, None]  # [N, 1, levels, 1, 2]
+    firsts, nears, fars = [], [], []
+    for axis in range(2):
+        at = origin[..., axis] + offsets[..., axis]
+        first = torch.minimum(at.floor().clamp_min(0.0), size[:, None, axis] - 2.0)
+        at = at - first
+        firsts.append(first.int())
+        nears.append((1.0 - at.abs()).clamp_min(0.0))
+        fars.append((1.0 - (at - 1.0).abs()).clamp_min(0.0))
+
+    columns = size[:, :1].int()
+    head = torch.arange(heads, dtype=torch.int32, device=value.device)[:, None, None]
+    start = columns.new_tensor(starts)[:, None] * heads + head
+    corner = torch.cat([columns * 0, columns * 0 + 1, columns, columns + 1], -1)[:, None] * heads  # [levels, 1, 4]
+    rows = ((firsts[1] * columns + firsts[0]) * heads + start)[..., None] + corner
+    upper, lower = nears[1] * weights, fars[1] * weights
+    part = torch.stack([upper * nears[0], upper * fars[0], lower * nears[0], lower * fars[0]], -1)
     table = value.reshape(-1, value.shape[-1])
-    summed = F.embedding_bag(rows.reshape(bag), table, mode="sum", per_sample_weights=part.reshape(bag).to(table.dtype))
+    summed = F.embedding_bag(rows.view(bag), table, mode="sum", per_sample_weights=part.view(bag).to(table.dtype))
     return summed.unflatten(0, (-1, heads)).flatten(1)
 
 
