@@ -11,14 +11,17 @@ import stand_ins
 import torch
 from torch.nn import functional as F
 
-from backend.cameras import orbit, rays
+from backend.cameras import orbit, rays, world_to_camera_opencv
 from backend.datatypes import Gaussians, Views
 from backend.errors import BadInput
 from backend.reconstruct.optimise import compare, optimise
 from backend.reconstruct.optimise_density import Density
+from backend.reconstruct.optimise_geometry import geometry_channels, normal_disagreement
 from backend.reconstruct.optimise_loss import photometric_loss, psnr, ssim
 from backend.reconstruct.optimise_splats import NAMES, Splats
 from backend.reconstruct.optimise_start import find_region, start_from_views
+from backend.render.rasterize import rasterization
+from backend.render.views import render_gaussians
 
 CENTER = torch.tensor([0.3, -0.2, 0.1])
 
@@ -208,3 +211,39 @@ def test_adam_is_adam() -> None:
         adam.step()
     assert np.allclose(splats.values["means"], wanted.detach(), atol=1e-6)
     assert torch.allclose(F.normalize(splats.values["quats"], dim=-1), ball.quats)
+
+
+def test_a_larger_picture_shows_the_object_as_large() -> None:
+    """A fit through the rasteriser's usual blur would make up for it by a smaller object."""
+    fitted, _ = shapes.walk(optimise(painted_ball(8), steps=80))
+    larger = painted_ball(4, size=144, turn=10.0)
+    shown = render_gaussians(fitted, larger.cameras)[:, 3]
+    assert float(shown.sum() / larger.rgba[:, 3].sum()) == pytest.approx(1.0, abs=0.04)
+
+
+def test_normals_that_agree_with_depths() -> None:
+    """A wall of discs: as they lie in it they agree, each turned by 30 degrees they do not, and know how to turn."""
+    cameras = orbit([0.0], 0.0, 2.0, 45.0, 32)
+    ticks = torch.linspace(-0.9, 0.9, 40)
+    means = torch.cartesian_prod(ticks, ticks)
+    means = torch.cat([means, 0.3 * means[:, :1]], dim=-1)  # leaning
+    count, lean = len(means), math.atan(0.3)
+    found = []
+    for turn in (0.0, 30.0):
+        half = 0.5 * (math.radians(turn) - lean)
+        quats = torch.tensor([math.cos(half), 0.0, math.sin(half), 0.0]).repeat(count, 1).requires_grad_()
+        scales = torch.tensor([0.03, 0.03, 0.001]).repeat(count, 1)
+        wall = Gaussians(means, scales, quats, torch.full((count,), 0.9), torch.ones(count, 3))
+        viewmats = world_to_camera_opencv(cameras)
+        channels, middle = geometry_channels(wall, viewmats[0])
+        image, alpha, _ = rasterization(
+            wall.means, wall.quats, wall.scales, wall.opacities, channels, viewmats, cameras.intrinsics, 32, 32
+        )
+        solid = torch.ones(32, 32, dtype=torch.bool)
+        loss = normal_disagreement(image[0].permute(2, 0, 1), alpha[0, ..., 0], middle, cameras, solid)
+        loss.backward()
+        assert quats.grad is not None
+        found.append((float(loss.detach()), float(quats.grad.norm())))
+    assert found[0][0] < 0.01
+    assert found[1][0] == pytest.approx(1 - math.cos(math.radians(30)), abs=0.03)
+    assert found[1][1] > 3 * found[0][1]
