@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.errors import UnsupportedDevice
+
+if TYPE_CHECKING:
+    import torch
 
 CHOICES = ("auto", "cpu", "cuda", "mps")
 
@@ -28,6 +31,33 @@ def pick_device(asked: str = "auto") -> str:
             "Install a torch build that knows it, or use the CPU.",
         )
     return asked
+
+
+def has_fast_bfloat16(device: str) -> bool:
+    """Whether bf16 is quicker than fp32 here: CPUs without AMX or AVX-512 BF16 emulate it hundreds of times slower."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        probes = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+        return any(probe is not None and probe() for probe in probes)
+    return False
+
+
+def inference_dtype(device: str, half: torch.dtype | None = None) -> torch.dtype:
+    """What a network's weights and values had best be on a device: bf16 or fp16 where that is quick, else fp32.
+
+    half: what a GPU is to use instead of bf16, for networks whose values are known to stay within fp16's range, which
+    is eight times as fine.
+    """
+    import torch
+
+    if device.startswith("cuda") and half is not None:
+        return half
+    if device == "mps":
+        return half or torch.float16
+    return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
 
 
 def _works(name: str) -> bool:

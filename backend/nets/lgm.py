@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backend.nets.unet import UNet
+from backend.errors import MissingWeights
+from backend.nets.unet import UNet, finished
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,32 @@ class LgmConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, Sequence[int]], heads: int = 16, groups: int = 32) -> LgmConfig:
+        """The sizes that a state dict's shapes tell. heads, groups: none tells them; the published ones' by default.
+
+        Raises MissingWeights where these are not the shapes of an LGM.
+        """
+
+        def count(pattern: str) -> int:
+            return len({match[1] for key in shapes if (match := re.match(pattern, key))})
+
+        def stages(way: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+            stems = [f"unet.{way}_blocks.{index}." for index in range(count(rf"unet\.{way}_blocks\.(\d+)\."))]
+            widths = tuple(shapes[f"{stem}nets.0.conv1.weight"][0] for stem in stems)
+            return widths, tuple(f"{stem}attns.0.norm.weight" in shapes for stem in stems)
+
+        try:
+            inputs, layers = shapes["unet.conv_in.weight"][1], count(r"unet\.down_blocks\.0\.nets\.(\d+)\.")
+            (down, down_attention), (up, up_attention) = stages("down"), stages("up")
+        except (KeyError, IndexError) as error:
+            raise MissingWeights(
+                f"These are not LGM's weights: {error.args[0]} is missing or misshapen.", "Choose another file."
+            ) from error
+        if not 0 < len(up) <= len(down):
+            raise MissingWeights("These are not LGM's weights: they lack stages of its U-Net.", "Choose another file.")
+        return cls(inputs, down, down_attention, up, up_attention, layers, heads, groups)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LgmConfig:
@@ -70,8 +99,13 @@ class Lgm(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, V, inputs, H, W] to raw values [B, V, 14, H', W']: position, opacity, scale, rotation, colour."""
+        return finished(self.walk(images))
+
+    def walk(self, images: Tensor) -> Generator[None, None, Tensor]:
+        """`forward` with a pause after each of the U-Net's stages."""
         batch, views = images.shape[:2]
-        return self.conv(self.unet(images.flatten(0, 1), views)).unflatten(0, (batch, views))
+        raw = yield from self.unet.walk(images.flatten(0, 1), views)
+        return self.conv(raw).unflatten(0, (batch, views))
 
 
 def absolute_gaussians(raw: Tensor) -> Tensor:

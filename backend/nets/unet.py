@@ -2,15 +2,63 @@
 
 Views travel in the batch; only the attention lets them see each other. "Asymmetric": there are fewer steps up than
 down, so the output is a half or a quarter as wide as the input. Module names are those of the published checkpoints.
+
+Where no gradient is wanted, results are written over what nobody reads any more: the same values in less memory.
 """
 
 from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+T = TypeVar("T")
 _HALF = 0.5**0.5  # a sum of two unit-variance branches has unit variance again
+
+
+def finished(walk: Generator[None, None, T]) -> T:
+    """The result of a walk without its pauses."""
+    while True:
+        try:
+            next(walk)
+        except StopIteration as end:
+            return end.value
+
+
+def _sum(branch: Tensor, x: Tensor) -> Tensor:
+    """Of a branch's own result, which may be written over, and its input."""
+    if torch.is_grad_enabled() or branch.dtype != x.dtype:
+        return (branch + x) * _HALF
+    return branch.add_(x).mul_(_HALF)
+
+
+def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3x3 convolution of x [B, in, H, W] doubled by nearest neighbours, [B, out, 2H, 2W], in 4/9 of the products.
+
+    A window of the doubled picture lies on 2x2 pixels of the small one, on which ones depends on the parity of its row
+    and column: rows (and columns) of the kernel that fall on the same pixel are added up first.
+    """
+    batch, _, height, width = x.shape
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    shape = (batch, weight.shape[0], 2 * height, 2 * width)
+    result = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    padded = F.pad(x, (1, 1, 1, 1))
+    for row in range(2):
+        rows = _halved(weight, 2, row)
+        for column in range(2):
+            kernel = _halved(rows, 3, column).to(x.dtype, memory_format=layout)
+            window = padded[:, :, row : row + height + 1, column : column + width + 1]
+            result[:, :, row::2, column::2] = F.conv2d(window, kernel, bias)
+    return result
+
+
+def _halved(weight: Tensor, axis: int, parity: int) -> Tensor:
+    """Three rows of a kernel as two: those of a window that begins on an even (0) or an odd (1) pixel's neighbour."""
+    first, middle, last = weight.float().unbind(axis)
+    return torch.stack([first, middle + last] if parity == 0 else [first + middle, last], axis)
 
 
 class ResidualBlock(nn.Module):
@@ -25,9 +73,10 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
-        return (hidden + self.shortcut(x)) * _HALF
+        spare = not torch.is_grad_enabled()
+        hidden = self.conv1(F.silu(self.norm1(x), inplace=spare))
+        hidden = self.conv2(F.silu(self.norm2(hidden), inplace=spare))
+        return _sum(hidden, self.shortcut(x))
 
 
 class SelfAttention(nn.Module):
@@ -56,7 +105,7 @@ class MultiViewAttention(nn.Module):
         height, columns = x.shape[-2:]
         tokens = self.norm(x).unflatten(0, (-1, views)).permute(0, 1, 3, 4, 2).flatten(1, 3)
         mixed = self.attn(tokens).unflatten(1, (views, height, columns)).permute(0, 1, 4, 2, 3).flatten(0, 1)
-        return (mixed + x) * _HALF
+        return _sum(mixed, x)
 
 
 class Stage(nn.Module):
@@ -110,7 +159,9 @@ class MiddleStage(Stage):
 
 
 class UpStage(Stage):
-    """Takes one kept result a block, the latest first."""
+    """Takes one kept result a block, the latest first. folded: whether inference computes `upsample_conv`."""
+
+    folded = False
 
     def __init__(
         self, inputs: int, skip: int, outputs: int, layers: int, last: bool, attention: bool, heads: int, groups: int
@@ -126,6 +177,8 @@ class UpStage(Stage):
         for index in range(len(self.nets)):
             x = self._block(index, torch.cat([x, kept.pop()], 1), views)
         if self.upsample is not None:
+            if self.folded and not torch.is_grad_enabled():
+                return upsample_conv(x, self.upsample.weight, self.upsample.bias)
             x = self.upsample(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return x
 
@@ -173,13 +226,39 @@ class UNet(nn.Module):
         self.norm_out = nn.GroupNorm(groups, up[-1])
         self.conv_out = nn.Conv2d(up[-1], outputs, 3, padding=1)
 
+    def fold(self, folded: bool = True) -> None:
+        """Let inference add up the upsampling kernels' rows first: faster, equal but for rounding."""
+        for up in self.up_blocks:
+            up.folded = folded  # type: ignore[assignment]
+
     def forward(self, x: Tensor, views: int) -> Tensor:
-        x = self.conv_in(x)
-        kept = [x]
+        return finished(self.walk(x, views))
+
+    def walk(self, x: Tensor, views: int) -> Generator[None, None, Tensor]:
+        """`forward`, a stage at a time: pauses after each of `stages`, so that it can be given up."""
+        # The first results, the largest ones, have no counterpart on the shorter way up.
+        unused = self.unused
+        kept = [self.conv_in(x.to(self.conv_in.weight.dtype))]
         for down in self.down_blocks:
-            kept += down(x, views)
-            x = kept[-1]
-        x = self.mid_block(x, views)
+            kept += down(kept[-1], views)
+            dropped = min(unused, len(kept) - 1)
+            del kept[:dropped]
+            unused -= dropped
+            yield
+        x = self.mid_block(kept[-1], views)
         for up in self.up_blocks:
             x = up(x, kept, views)
-        return self.conv_out(F.silu(self.norm_out(x)))
+            yield
+        # The last layers may have a finer dtype than the rest: what they round is seen in every position.
+        x = self.norm_out(x.to(self.norm_out.weight.dtype))
+        return self.conv_out(F.silu(x, inplace=not torch.is_grad_enabled()))
+
+    @property
+    def unused(self) -> int:
+        """How many results of the way down the way up has no place for."""
+        results = 1 + sum(len(down.nets) + int(down.downsample is not None) for down in self.down_blocks)  # type: ignore[arg-type, misc]
+        return results - sum(len(up.nets) for up in self.up_blocks)  # type: ignore[arg-type, misc]
+
+    @property
+    def stages(self) -> int:
+        return len(self.down_blocks) + len(self.up_blocks)

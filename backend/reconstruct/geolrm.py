@@ -15,7 +15,7 @@ from backend.errors import BadInput
 from backend.nets.geolrm import GeoLrm, select_anchors
 from backend.nets.geolrm_config import GeoLrmConfig
 from backend.views.reaim import aimed_at_origin, reaim
-from backend.weights import load_checkpoint, load_into
+from backend.weights import load_network, read_config
 
 MODEL_SCALE = 1.0 / CANONICAL_SIZE  # the model's objects are 1 long
 RADIUS = 1.5 / MODEL_SCALE  # where the released inference has its cameras, in the canonical frame
@@ -111,12 +111,9 @@ class GeoLrmReconstructor:
     @classmethod
     def load(cls, path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GeoLrmReconstructor:
         """Reads a converted checkpoint. Raises MissingWeights where it is absent, damaged or of another model."""
-        state, metadata = load_checkpoint(path)
-        card = metadata.get("config")
         with torch.device("meta"):
-            network = GeoLrm(GeoLrmConfig.from_dict(card) if card else GeoLrmConfig.from_state(state))
-        network = network.to_empty(device=device).in_precision(dtype)
-        load_into(network, state, path.name)
+            network = GeoLrm(GeoLrmConfig.from_dict(read_config(path))).in_precision(dtype)
+        load_network(network, path, device)
         return cls(network, device, dtype)
 
     @classmethod

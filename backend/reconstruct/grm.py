@@ -20,7 +20,7 @@ from backend.nets.grm import GaussianMaps, Grm, gaussian_maps
 from backend.nets.grm_config import PAPER, GrmConfig
 from backend.reconstruct.normalize import best_spread
 from backend.views.reaim import reaim
-from backend.weights import load_checkpoint, load_into
+from backend.weights import load_network, read_config
 
 RADIUS = 2.7
 FOV_DEGREES = 50.0
@@ -118,11 +118,9 @@ class GrmReconstructor:
     @classmethod
     def load(cls, path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GrmReconstructor:
         """Reads converted weights, whose metadata hold the config, into `dtype`. Raises MissingWeights."""
-        state, metadata = load_checkpoint(path)
-        with torch.device("meta"):  # drawing random weights takes longer than reading these
-            network = Grm(GrmConfig.from_dict(metadata["config"]))
-        network = converted(network, "meta", dtype).to_empty(device=device)
-        load_into(network, state, path.name)
+        with torch.device("meta"):
+            network = Grm(GrmConfig.from_dict(read_config(path)))
+        load_network(converted(network, "meta", dtype), path, device)
         return cls(network, device)
 
     @classmethod

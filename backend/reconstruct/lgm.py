@@ -77,7 +77,7 @@ class LgmReconstructor:
         return cls(network, metadata["size"], device)
 
     @torch.inference_mode()
-    def reconstruct(self, views: Views) -> Generator[Step, None, Gaussians]:
+    def reconstruct(self, views: Views, warnings: list[str] | None = None) -> Generator[Step, None, Gaussians]:
         """Gaussians of an object that four cameras round the origin look at, in the cameras' own frame.
 
         Raises BadInput when there are not four views, or when they show nothing.
