@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from backend import __version__
-from backend.errors import BadInput, Offline, SplatsmithError
+from backend import __version__, weights_command
+from backend.errors import BadInput, SplatsmithError
 
 # Commands whose module brings its own arguments: add_NAME_arguments(parser) and run_NAME(options).
 _DEVELOPING = {
@@ -68,17 +68,36 @@ def _parser() -> argparse.ArgumentParser:
 
     reconstruct = _command(commands, "reconstruct", "posed pictures to Gaussians and a textured mesh", _reconstruct)
     reconstruct.add_argument("--cameras", required=True, metavar="FILE", help="a transforms.json")
-    reconstruct.add_argument("--model", dest="recipe", default="starter", help="the reconstructor (starter)")
+    reconstruct.add_argument(
+        "--model", dest="recipe", default="starter", help="the reconstructor: starter, lgm, grm or geolrm (starter)"
+    )
+    reconstruct.add_argument(
+        "--random-weights",
+        action="store_true",
+        default=None,
+        help="a published model without its weights: to try the way of a job; what it makes means nothing",
+    )
     _add_job(reconstruct, mesh=True, sampling=False, recipe=False)
+
+    refine = _command(commands, "refine", "Gaussians fitted to posed pictures, and a textured mesh", _refine)
+    refine.add_argument("--cameras", required=True, metavar="FILE", help="a transforms.json; all its pictures are used")
+    refine.add_argument(
+        "--start",
+        metavar="PLY",
+        help="what to begin with: a .ply in the same frame, 'network' or 'scratch' (scratch for 8 pictures or more)",
+    )
+    refine.add_argument("--steps", dest="refine_steps", type=int, default=300, help="steps of the optimisation (300)")
+    refine.add_argument("--seed", type=int, help="another seed gives slightly other Gaussians (0)")
+    refine.add_argument("--model", dest="recipe", default="starter", help="the network to begin with (starter)")
+    _add_job(refine, mesh=True, sampling=False, recipe=False)
 
     mesh = _command(commands, "mesh", "a .ply of Gaussians to a textured mesh in the same frame", _mesh)
     mesh.add_argument("gaussians", metavar="PLY", help="a 3D Gaussian splatting .ply")
     _add_job(mesh, mesh=True, sampling=False)
 
-    weights = _command(commands, "weights", "list the weights, their licences and sizes", _weights)
-    weights.add_argument("action", choices=("list", "download"))
-    weights.add_argument("name", nargs="?", help="which weights to download")
-    weights.add_argument("--json", action="store_true", help="print JSON")
+    weights_command.add_arguments(
+        _command(commands, "weights", "the weights there are, their licences and sizes; get more", weights_command.run)
+    )
 
     doctor = _command(commands, "doctor", "device, memory, versions, and what is missing", _doctor)
     doctor.add_argument("--json", action="store_true", help="print JSON")
@@ -115,6 +134,12 @@ def _add_job(parser: argparse.ArgumentParser, *, mesh: bool, sampling: bool, rec
         parser.add_argument("--guidance", type=float, help="how strictly to follow the prompt or picture")
     if mesh:
         parser.add_argument("--faces", type=int, help="triangles of the mesh (20000)")
+        parser.add_argument(
+            "--format",
+            dest="formats",
+            metavar="NAMES",
+            help="more files beside mesh.glb: obj, stl (millimetres), ply and glb-colors (vertex colours), with commas",
+        )
         parser.add_argument("--texture-size", type=int, metavar="PIXELS", help="side of the texture (1024)")
     _add_device(parser)
     parser.add_argument("--json", action="store_true", help="print what happens as JSON lines")
@@ -124,7 +149,7 @@ _REQUEST_OPTIONS = ("prompt", "image", "cameras", "gaussians", "recipe", "seed",
 
 
 def _fields(options: argparse.Namespace) -> dict[str, Any]:
-    names = (*_REQUEST_OPTIONS, "texture_size")
+    names = (*_REQUEST_OPTIONS, "texture_size", "random_weights", "refine_steps", "start", "formats")
     return {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
 
 
@@ -150,6 +175,10 @@ def _reconstruct(options: argparse.Namespace) -> int:
     return _run(options, _fields(options), None, None)
 
 
+def _refine(options: argparse.Namespace) -> int:
+    return _run(options, _fields(options), None, None)
+
+
 def _mesh(options: argparse.Namespace) -> int:
     from pathlib import Path
 
@@ -166,27 +195,6 @@ def _run(options: argparse.Namespace, fields: dict[str, Any], from_stage: str | 
     from backend.console import show
 
     return show(fields, options.out, from_stage, to_stage, options.device, as_json=options.json)
-
-
-def _weights(options: argparse.Namespace) -> int:
-    import json
-
-    from backend.packs import PACKS
-
-    if options.action == "download":
-        if options.name not in PACKS:
-            raise BadInput(f"There are no weights called '{options.name}'.", f"Use one of {', '.join(PACKS)}.")
-        raise Offline(
-            f"The weights '{options.name}' come with Splatsmith and are not downloaded.", "Install Splatsmith again."
-        )
-    packs = [pack.describe() for pack in PACKS.values()]
-    if options.json:
-        print(json.dumps({"packs": packs}))
-        return 0
-    for pack in packs:
-        size = f"{pack['bytes'] / 1e6:.1f} MB" if pack["present"] else "missing"
-        print(f"{pack['name']:8} {size:>10}  {pack['licence']:18} {pack['title']}")
-    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

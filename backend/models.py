@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backend.errors import BadInput
 from backend.recipes import Recipe, Reconstructor, ViewGenerator
 
 
@@ -14,15 +15,21 @@ class Models:
         self.seconds: dict[str, float] = {}
 
     def generator(self, recipe: Recipe, device: str) -> ViewGenerator:
-        """Raises MissingWeights where the recipe's weights are absent."""
+        """Raises MissingWeights where the recipe's weights are absent, BadInput where it has no generator."""
         key = (recipe.name, device)
+        if recipe.load_generator is None:
+            raise BadInput(
+                f"The recipe '{recipe.name}' makes no views from words or a picture.",
+                "Give it posed pictures (reconstruct --cameras), or use the recipe 'starter'.",
+            )
         if key not in self._generators:
             self._generators[key] = recipe.load_generator(device)
         return self._generators[key]
 
-    def reconstructor(self, recipe: Recipe, device: str) -> Reconstructor:
-        """Raises MissingWeights where the recipe's weights are absent."""
-        key = (recipe.name, device)
+    def reconstructor(self, recipe: Recipe, device: str, untrained: bool = False) -> Reconstructor:
+        """untrained: with random weights. Raises MissingWeights where the recipe's weights are absent."""
+        key = (recipe.name, f"{device} untrained" if untrained else device)
         if key not in self._reconstructors:
-            self._reconstructors[key] = recipe.load_reconstructor(device)
+            load = recipe.load_untrained if untrained and recipe.load_untrained else recipe.load_reconstructor
+            self._reconstructors[key] = load(device)
         return self._reconstructors[key]

@@ -66,13 +66,14 @@ def load_posed_pictures(path: Path | str, recipe: Recipe, warnings: list[str]) -
     frames = read_frames(path, warnings)
     poses = torch.stack([frame.camera_to_world for frame in frames]).float()
     everyone = Cameras(poses, torch.eye(3).repeat(len(frames), 1, 1), 1, 1)
-    if len(frames) < recipe.view_count:
-        best_spread(everyone, recipe.view_count)  # says that they are too few before anything is made of their axes
-    chosen = best_spread(centering(everyone, recipe.radius).cameras(everyone), recipe.view_count)
-    if len(frames) > recipe.view_count:
-        warnings.append(f"Of {len(frames)} posed pictures the {recipe.view_count} best spread are used.")
+    count = recipe.used_views(len(frames))
+    if len(frames) < count:
+        best_spread(everyone, count)  # says that they are too few before anything is made of their axes
+    chosen = best_spread(centering(everyone, recipe.radius).cameras(everyone), count)
+    if len(frames) > count:
+        warnings.append(f"Of {len(frames)} posed pictures the {count} best spread are used.")
     frames = [frames[index] for index in chosen]
-    shots = [_take(frame, warnings) for frame in frames]
+    shots = [take(frame, warnings) for frame in frames]
     if all(float(shot.rgba[3].max()) < 0.02 for shot in shots):
         raise BadInput("The posed pictures are transparent everywhere.", "Use pictures in which an object can be seen.")
     half_width = recipe.radius * math.tan(math.radians(recipe.fov_degrees) / 2)
@@ -82,12 +83,13 @@ def load_posed_pictures(path: Path | str, recipe: Recipe, warnings: list[str]) -
     return PosedPictures(Views(torch.stack(pictures), target), similarity, [frame.picture.name for frame in frames])
 
 
-def _take(frame: Frame, warnings: list[str]) -> _Shot:
-    image = read_image(frame.picture, max_side=_PICTURE_SIDE)
+def take(frame: Frame, warnings: list[str], side: int = _PICTURE_SIDE) -> _Shot:
+    """A frame's picture, its longer side at most `side`, without its background. Raises BadInput."""
+    image = read_image(frame.picture, max_side=side)
     warnings.extend(image.warnings)
     rgba = image.rgba
     if frame.mask is not None:
-        mask = read_image(frame.mask, max_side=_PICTURE_SIDE).rgba[:3].mean(0, keepdim=True)
+        mask = read_image(frame.mask, max_side=side).rgba[:3].mean(0, keepdim=True)
         mask = torch.nn.functional.interpolate(mask[None], tuple(rgba.shape[1:]), mode="bilinear")[0]
         rgba = torch.cat([rgba[:3], mask])
     elif not image.had_alpha:

@@ -1,14 +1,23 @@
-"""The weights that recipes need: where they lie, whether they are there, and under which licence. Needs no torch."""
+"""The weights that recipes need: where they lie, whether they are there, and under which licence. Needs no torch.
+
+The starter pack comes with the project. Published checkpoints are in the per-user data folder once somebody downloaded
+or imported them; the register below says where each is published and what its licence forbids. Nothing here has been
+seen on the hub: it was gathered from the released code's pages, and `unconfirmed` names what those do not say.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from backend.errors import BadInput, Offline
 
 FOLDER = Path(__file__).parent / "starter_pack"
 _LARGEST_HEADER = 64 * 1024 * 1024
@@ -51,6 +60,160 @@ PACKS: dict[str, Pack] = {
     "dmv3d": Pack("dmv3d", "Starter DMV3D: text or one picture to four views", "dmv3d.safetensors"),
     "lgm": Pack("lgm", "Starter LGM: four views to Gaussians", "lgm.safetensors"),
 }
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint that its authors published.
+
+    repository: on the hub; files: their names there, or patterns for several; bytes: about how many in all, None where
+    not known. licence: as its page is said to state, "not stated" where no page did; forbids: what that licence does
+    not allow, in a sentence. gated: the hub asks for a login and for consent. unconfirmed: what to check on its page.
+    model: the network that loads it, of backend.reconstruct.checkpoints.MODELS. also: names of further files that can
+    be imported in place of the first.
+    """
+
+    name: str
+    title: str
+    repository: str
+    files: tuple[str, ...]
+    bytes: int | None
+    licence: str
+    forbids: str
+    unconfirmed: tuple[str, ...] = ()
+    gated: bool = False
+    model: str | None = None
+    also: tuple[str, ...] = ()
+
+    @property
+    def page(self) -> str:
+        return f"https://huggingface.co/{self.repository}"
+
+    @property
+    def folder(self) -> Path:
+        return data_folder() / "weights" / self.name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a download or an import left: repository, revision, files (their bytes and sha256); else empty."""
+        try:
+            content = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) and isinstance(content.get("files"), dict) else {}
+
+    @property
+    def path(self) -> Path:
+        """The file that a network loads: the first of those that are there, else where it would be."""
+        candidates = [self.folder / name for name in (*self.files, *self.also)]
+        return next((path for path in candidates if path.is_file()), candidates[0])
+
+    @property
+    def present(self) -> bool:
+        """Whether all files that were recorded are there, as large as they were."""
+        files = self.record.get("files", {})
+        return bool(files) and all(_size(self.folder / name) == facts.get("bytes") for name, facts in files.items())
+
+    def describe(self) -> dict[str, Any]:
+        """As Pack.describe, and repository, page, forbids, gated and unconfirmed."""
+        files = self.record.get("files", {}) if self.present else {}
+        first = files.get(self.path.name, {})
+        return {
+            "name": self.name,
+            "title": self.title,
+            "present": self.present,
+            "bytes": sum(facts["bytes"] for facts in files.values()) if files else self.bytes,
+            "licence": self.licence,
+            "sha256": first.get("sha256"),
+            "file": self.path.name,
+            "repository": self.repository,
+            "page": self.page,
+            "forbids": self.forbids,
+            "gated": self.gated,
+            "unconfirmed": list(self.unconfirmed),
+        }
+
+
+RECORD = "weights.json"
+_DIFFUSERS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors")
+_NO_LICENCE = "Whatever the authors do not allow: where no licence is stated, no right to use or pass on is given."
+_NON_COMMERCIAL = "Commercial use, of the weights and of what is made with them."
+PUBLISHED: dict[str, Published] = {
+    entry.name: entry
+    for entry in (
+        Published(
+            "lgm-big", "LGM: four views to 65,536 Gaussians", "ashawkey/LGM", ("model_fp16_fixrot.safetensors",),
+            830_000_000, "MIT", "Nothing, as long as the notice stays with copies.", ("the size",), model="lgm",
+            also=("model_fixrot.safetensors", "model_fp16.safetensors", "model.safetensors"),
+        ),
+        Published(
+            "grm-u", "GRM: four even views (of Instant3D, SV3D, or your own) to Gaussians", "justimyhxu/GRM",
+            ("grm_u.pth",), None, "not stated", _NO_LICENCE, ("the licence", "the size"), model="grm",
+        ),
+        Published(
+            "grm-r", "GRM for the views of Zero123++ v1.2", "justimyhxu/GRM", ("grm_r.pth",), None, "not stated",
+            _NO_LICENCE, ("the licence", "the size"), model="grm",
+        ),
+        Published(
+            "grm-zero123plus", "GRM for the views of Zero123++ v1.1", "justimyhxu/GRM", ("grm_zero123plus.pth",), None,
+            "not stated", _NO_LICENCE, ("the licence", "the size"), model="grm",
+        ),
+        Published(
+            "geolrm", "GeoLRM: any number of views to Gaussians", "LinShan/GeoLRM", ("geolrm.ckpt",), 1_338_000_000,
+            "Apache-2.0", "Nothing, as long as licence and notices stay with copies.",
+            ("that the code's licence is the weights' too", "the size"), model="geolrm",
+        ),
+        Published(
+            "mvdream", "MVDream: text to four views", "ashawkey/mvdream-sd2.1-diffusers", _DIFFUSERS, None,
+            "not stated", _NO_LICENCE, ("the licence", "the files' names", "the size"),
+        ),
+        Published(
+            "imagedream", "ImageDream: a picture to four views", "ashawkey/imagedream-ipmv-diffusers", _DIFFUSERS, None,
+            "not stated", _NO_LICENCE, ("the licence", "the files' names", "the size"),
+        ),
+        Published(
+            "zero123plus-v1.1", "Zero123++ v1.1: a picture to six views", "sudo-ai/zero123plus-v1.1", _DIFFUSERS, None,
+            "CC-BY-NC-4.0", _NON_COMMERCIAL, ("the files' names", "the size"),
+        ),
+        Published(
+            "zero123plus-v1.2", "Zero123++ v1.2: a picture to six views", "sudo-ai/zero123plus-v1.2", _DIFFUSERS, None,
+            "CC-BY-NC-4.0", _NON_COMMERCIAL, ("the files' names", "the size"),
+        ),
+        Published(
+            "sv3d-p", "SV3D: a picture to 21 views from any height", "stabilityai/sv3d", ("sv3d_p.safetensors",),
+            9_370_000_000, "Stability AI non-commercial community licence", _NON_COMMERCIAL, gated=True,
+        ),
+        Published(
+            "sv3d-u", "SV3D: a picture to 21 views", "stabilityai/sv3d", ("sv3d_u.safetensors",), 9_360_000_000,
+            "Stability AI non-commercial community licence", _NON_COMMERCIAL, gated=True,
+        ),
+    )
+}  # fmt: skip
+
+
+def find_published(name: str | None) -> Published:
+    """Raises BadInput for a name that the register does not have, Offline for the starter pack's."""
+    if name in PACKS:
+        raise Offline(f"The weights '{name}' come with Splatsmith and are not downloaded.", "Install Splatsmith again.")
+    if name not in PUBLISHED:
+        raise BadInput(f"There are no weights called '{str(name)[:40]}'.", f"Use one of {', '.join(PUBLISHED)}.")
+    return PUBLISHED[name]
+
+
+def data_folder() -> Path:
+    """The per-user data folder, the one that the add-on uses: SPLATSMITH_HOME, else the platform's place for such."""
+    if chosen := os.environ.get("SPLATSMITH_HOME"):
+        return Path(chosen).expanduser().absolute()
+    user = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or user / "AppData" / "Local") / "Splatsmith"
+    if sys.platform == "darwin":
+        return user / "Library" / "Application Support" / "Splatsmith"
+    return Path(os.environ.get("XDG_DATA_HOME") or user / ".local" / "share") / "splatsmith"
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

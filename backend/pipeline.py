@@ -22,7 +22,8 @@ from backend.formats.whole_file import whole_file
 from backend.jobfolder import BASE_COLOR, GAUSSIANS, MESH_ARRAYS, MESH_GLB, PREVIEW, REQUEST, TRANSFORMS, JobFolder
 from backend.models import Models
 from backend.outside import load_job_views, load_posed_pictures
-from backend.recipes import find_recipe
+from backend.recipes import Reconstructor, find_recipe
+from backend.refining import Refiner, load_all_pictures
 from backend.report import Report
 from backend.request import RESULTS, Request
 from backend.views.picture import load_picture, prepare_picture
@@ -32,6 +33,8 @@ T = TypeVar("T")
 Events = Generator[Event, None, T]
 STAGES_OF = {"views": ("views",), "gaussians": ("reconstruct",), "mesh": ("surface", "texture", "export")}
 _PREVIEW_SECONDS = 0.5
+_MOST_SHOWN = 24
+_SECONDS_A_STEP = 0.15  # of refining, before it is known
 
 
 def run_job(
@@ -96,7 +99,10 @@ class _Job:
         plan = self._plan(from_stage, to_stage)
         self.device = pick_device(self.device)
         stages = [stage for result in plan for stage in STAGES_OF[result]]
-        self.clock = Clock({stage: self.models.seconds.get(stage, self.recipe.seconds[stage]) for stage in stages})
+        guesses = {stage: self.models.seconds.get(stage, self.recipe.seconds[stage]) for stage in stages}
+        if self.request.refine_steps is not None and "reconstruct" in guesses:
+            guesses["reconstruct"] = _SECONDS_A_STEP * self.request.refine_steps
+        self.clock = Clock(guesses)
         self.folder.create(keep=self._source_path())
         self.report.begin(plan, self.device)
 
@@ -106,7 +112,8 @@ class _Job:
             yield from self._make_gaussians()
         if "mesh" in plan:
             yield from self._make_mesh()
-        self.models.seconds |= self.clock.seconds
+        if self.request.refine_steps is None:  # what that takes says nothing of other jobs
+            self.models.seconds |= self.clock.seconds
         self.report.write(self.clock.seconds, self.told)
         seconds = round(time.perf_counter() - self.clock.began, 3)
         yield Done(str(self.folder.path), self.folder.files(), list(self.told), seconds)
@@ -182,8 +189,9 @@ class _Job:
             steps.close()
 
     def _show(self, pictures: torch.Tensor) -> Preview:
-        """Views [V, 4, H, W] side by side in one picture."""
-        write_png(self.folder / PREVIEW, torch.cat(list(pictures.detach().float().cpu()), dim=2))
+        """Views [V, 4, H, W] side by side in one picture; of very many a few."""
+        some = pictures[:: -(-len(pictures) // _MOST_SHOWN)]
+        write_png(self.folder / PREVIEW, torch.cat(list(some.detach().float().cpu()), dim=2))
         return Preview("views", str(self.folder / PREVIEW))
 
     # -- the stages ---------------------------------------------------------------------------------------------------
@@ -192,14 +200,18 @@ class _Job:
         if self.request.cameras is not None:
             yield self._begin("views", "Reading the posed pictures")
             notes: list[str] = []
-            posed = load_posed_pictures(self.request.cameras, self.recipe, notes)
+            if self.request.refine_steps is not None:
+                posed = load_all_pictures(self.request.cameras, notes)
+            else:
+                posed = load_posed_pictures(self.request.cameras, self.recipe, notes)
             yield from self._warn(notes)
             self.report.similarity, self.report.posed_pictures = posed.similarity, posed.names
             views = posed.views
         else:
             yield self._begin("views", "Loading the view generator")
             generator = self.models.generator(self.recipe, self.device)
-            self.report.use_pack(self.recipe.packs[0])
+            if self.recipe.packs[0] is not None:
+                self.report.use_pack(self.recipe.packs[0])
             steps = self.request.steps if self.request.steps is not None else self.recipe.steps
             guidance = self.request.guidance if self.request.guidance is not None else self.recipe.guidance
             self.report.sampling = {"steps": steps, "guidance": guidance}
@@ -240,9 +252,16 @@ class _Job:
             # From the disk even where they were just made: going on from a folder later gives the same bits.
             views = load_job_views(self.folder / TRANSFORMS, notes)
             yield from self._warn(notes)
-            reconstructor = self.models.reconstructor(self.recipe, self.device)
-            self.report.use_pack(self.recipe.packs[1])
-            gaussians = (yield from self._walk(reconstructor.reconstruct(views))).to("cpu")
+            if self.request.random_weights:
+                yield from self._warn([f"{self.recipe.name} runs with random weights: what it makes means nothing."])
+            notes = []
+            if self.request.refine_steps is None:
+                gaussians = (yield from self._walk(self._network().reconstruct(views, notes))).to("cpu")
+            else:
+                refiner = self._refiner(self.request.refine_steps)
+                gaussians = yield from self._walk(refiner.reconstruct(views, notes))
+                self.report.refinement = refiner.facts
+            yield from self._warn(notes)
             source = None
         self._check_stop()
         target = self.folder / GAUSSIANS
@@ -255,6 +274,17 @@ class _Job:
                 self._begin_result("gaussians")
         self.report.sizes["gaussians"] = len(gaussians)
         self.clock.end()
+
+    def _network(self) -> Reconstructor:
+        untrained = bool(self.request.random_weights)
+        network = self.models.reconstructor(self.recipe, self.device, untrained)
+        if not untrained:
+            self.report.use_pack(self.recipe.packs[1])
+        return network
+
+    def _refiner(self, steps: int) -> Refiner:
+        request, similarity = self.request, self.report.known_similarity()
+        return Refiner(self._network, self.recipe, request.start, steps, request.seed, similarity, self.device)
 
     def _make_mesh(self) -> Events[None]:
         notes: list[str] = []
@@ -282,12 +312,16 @@ class _Job:
     def _export(self, textured: TexturedMesh) -> None:
         from backend.formats.glb import write_glb
         from backend.formats.mesh_arrays import write_mesh_npz
+        from backend.formats.mesh_files import write_mesh_format
 
         with ExitStack() as stack:
             # Renamed in the reverse order: mesh.npz, which says that there is a mesh, last.
             arrays, glb, picture = (
                 stack.enter_context(whole_file(self.folder / name)) for name in (MESH_ARRAYS, MESH_GLB, BASE_COLOR)
             )
+            for name in self.request.mesh_formats:
+                paths = [stack.enter_context(whole_file(path)) for path in self.folder.format_paths(name)]
+                write_mesh_format(name, paths, textured)
             write_png(picture, textured.base_color)
             write_glb(glb, textured)
             write_mesh_npz(arrays, textured)

@@ -30,25 +30,28 @@ class ViewGenerator(Protocol):
 
 
 class Reconstructor(Protocol):
-    """Posed views to Gaussians; see backend.reconstruct.lgm.LgmReconstructor."""
+    """Posed views to Gaussians; see backend.reconstruct.lgm.LgmReconstructor. What a user should know goes into
+    `warnings`."""
 
-    def reconstruct(self, views: Views) -> Generator[Step, None, Gaussians]: ...
+    def reconstruct(self, views: Views, warnings: list[str]) -> Generator[Step, None, Gaussians]: ...
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A generator, a reconstructor and their settings.
 
-    packs: the weights both need, in the order generator, reconstructor. view_count, view_size, radius, fov_degrees:
-    the views that the reconstructor was trained on; posed pictures from outside are brought to them.
-    seconds: what each stage takes on two CPU cores, for the first estimate of the time left.
+    load_generator: None where the recipe only takes posed pictures. load_untrained: the reconstructor with random
+    weights, None where its own are always there. packs: the weights of both, in the order generator, reconstructor.
+    view_count, view_size, radius, fov_degrees: the views that the reconstructor was trained on; posed pictures from
+    outside are brought to them. most_views: how many of those it can use. seconds: what each stage takes on two CPU
+    cores, for the first estimate of the time left.
     """
 
     name: str
     title: str
-    load_generator: Callable[[str], ViewGenerator]
+    load_generator: Callable[[str], ViewGenerator] | None
     load_reconstructor: Callable[[str], Reconstructor]
-    packs: tuple[str, str]
+    packs: tuple[str | None, str]
     steps: int
     guidance: float
     view_count: int
@@ -56,6 +59,12 @@ class Recipe:
     radius: float
     fov_degrees: float
     seconds: dict[str, float]
+    most_views: int | None = None
+    load_untrained: Callable[[str], Reconstructor] | None = None
+
+    def used_views(self, available: int) -> int:
+        """How many of so many posed pictures are used; what is too few is for `best_spread` to refuse."""
+        return max(self.view_count, min(available, self.most_views or self.view_count))
 
 
 def _starter_generator(device: str) -> ViewGenerator:
@@ -70,6 +79,39 @@ def _starter_reconstructor(device: str) -> Reconstructor:
     return LgmReconstructor.load(device=device)
 
 
+def _published(name: str, untrained: bool) -> Callable[[str], Reconstructor]:
+    """Loads a published reconstructor with its pack's weights, or makes one with random weights."""
+
+    def load(device: str) -> Reconstructor:
+        from backend.reconstruct.published import load_published, untrained_published
+
+        return untrained_published(name, device) if untrained else load_published(name, device)
+
+    return load
+
+
+def _reconstructor_only(
+    name: str, pack: str, title: str, *, views: tuple[int, int], size: int, radius: float, fov: float, seconds: float
+) -> Recipe:
+    """A published reconstructor for posed pictures. views: the fewest and the most."""
+    return Recipe(
+        name=name,
+        title=title,
+        load_generator=None,
+        load_reconstructor=_published(pack, untrained=False),
+        load_untrained=_published(pack, untrained=True),
+        packs=(None, pack),
+        steps=1,
+        guidance=1.0,
+        view_count=views[0],
+        most_views=views[1],
+        view_size=size,
+        radius=radius,
+        fov_degrees=fov,
+        seconds={"views": 2.0, "reconstruct": seconds, "surface": 6.0, "texture": 10.0, "export": 1.0},
+    )
+
+
 RECIPES: dict[str, Recipe] = {
     "starter": Recipe(
         name="starter",
@@ -78,14 +120,27 @@ RECIPES: dict[str, Recipe] = {
         load_reconstructor=_starter_reconstructor,
         packs=("dmv3d", "lgm"),
         steps=25,
-        guidance=1.5,
+        guidance=3.0,
         view_count=4,
         view_size=128,
         radius=3.0,
         fov_degrees=50.0,
         seconds={"views": 12.0, "reconstruct": 3.0, "surface": 6.0, "texture": 10.0, "export": 1.0},
-    )
-}
+    ),
+    # radius: where an object of the canonical size fills as much of a picture as in what each model was trained on.
+    "lgm": _reconstructor_only(
+        "lgm", "lgm-big", "LGM as published: four posed pictures",
+        views=(4, 4), size=256, radius=2.46, fov=49.1, seconds=15.0,
+    ),
+    "grm": _reconstructor_only(
+        "grm", "grm-u", "GRM as published: four posed pictures",
+        views=(4, 4), size=512, radius=2.7, fov=50.0, seconds=200.0,
+    ),
+    "geolrm": _reconstructor_only(
+        "geolrm", "geolrm", "GeoLRM as published: two to 24 posed pictures",
+        views=(2, 24), size=448, radius=2.7, fov=39.6, seconds=300.0,
+    ),
+}  # fmt: skip
 
 
 def find_recipe(name: str) -> Recipe:

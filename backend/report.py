@@ -11,7 +11,7 @@ from typing import Any
 
 from backend import __version__
 from backend.jobfolder import REPORT, JobFolder
-from backend.packs import PACKS
+from backend.packs import PACKS, PUBLISHED
 from backend.reconstruct.normalize import Similarity
 from backend.request import RESULTS, Request
 
@@ -31,6 +31,7 @@ class Report:
         self.sampling: dict[str, Any] | None = None
         self.similarity: Similarity | None = None
         self.posed_pictures: list[str] | None = None
+        self.refinement: dict[str, Any] | None = None
         self.sizes: dict[str, int] = {}
 
     def begin(self, plan: list[str], device: str) -> None:
@@ -39,11 +40,18 @@ class Report:
         if plan[0] != self._request.first_result:
             self._earlier = self._folder.read_json(REPORT) or {}
 
+    def known_similarity(self) -> Similarity | None:
+        """How posed pictures were moved, in this job or an earlier one whose views are used."""
+        if self.similarity is None and isinstance(self._earlier.get("similarity"), dict):
+            return Similarity.from_json(self._earlier["similarity"])
+        return self.similarity
+
     def use_pack(self, name: str) -> None:
         """These weights took part."""
-        if name in PACKS:
+        pack = PACKS.get(name) or PUBLISHED.get(name)
+        if pack is not None:
             self._weights[name] = {"name": name} | {
-                key: value for key, value in PACKS[name].describe().items() if key in ("file", "sha256", "licence")
+                key: value for key, value in pack.describe().items() if key in ("file", "sha256", "licence")
             }
 
     def write(self, seconds: dict[str, float], warnings: list[str]) -> None:
@@ -62,6 +70,7 @@ class Report:
             "source_sha256": self._source_hash(),
             "made": [result for result in RESULTS if self._folder.has(result)],
             "sampling": self.sampling or earlier.get("sampling"),
+            "refinement": self.refinement or (earlier.get("refinement") if self._plan[0] == "mesh" else None),
             "weights": list(weights.values()),
             "licences": sorted({str(entry.get("licence")) for entry in weights.values()}),
             "versions": versions(),

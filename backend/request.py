@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import BadInput
+from backend.jobfolder import MESH_FORMATS
 from backend.recipes import find_recipe
 
 RESULTS = ("views", "gaussians", "mesh")  # what a job makes, in order; from_stage and to_stage name one of them
 LONGEST_PROMPT = 2000
+STARTS = ("network", "scratch")  # what `start` may be beside a path
 _SOURCES = ("prompt", "image", "cameras", "gaussians")
 _ACT_ON_VIEWS = (*_SOURCES, "seed", "steps", "guidance")
 _WHAT = {"image": "picture", "cameras": "file of cameras", "gaussians": ".ply file"}
@@ -21,6 +23,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "texture_size": (64, 8192),
     "steps": (1, 1000),
     "guidance": (0.0, 100.0),
+    "refine_steps": (1, 100_000),
 }
 
 
@@ -31,7 +34,10 @@ class Request:
     A prompt beside an image says what the image shows, which helps the generator.
 
     cameras: a transforms.json of posed pictures; gaussians: a 3DGS .ply, whose frame is kept. steps and guidance are
-    the view generator's; None takes the recipe's. Raises BadInput where a value makes no sense.
+    the view generator's; None takes the recipe's. random_weights: to try the way of a published reconstructor without
+    its weights. refine_steps: fit the Gaussians to the views (and take all posed pictures, not a recipe's few). start:
+    "network", "scratch" or a .ply in the cameras' frame to refine; None chooses. formats: further files of the mesh
+    beside mesh.glb, names of MESH_FORMATS with commas between. Raises BadInput where a value makes no sense.
     """
 
     prompt: str | None = None
@@ -44,6 +50,10 @@ class Request:
     texture_size: int = 1024
     steps: int | None = None
     guidance: float | None = None
+    refine_steps: int | None = None
+    start: str | None = None
+    formats: str | None = None
+    random_weights: bool | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in _SOURCES if getattr(self, name) is not None]
@@ -58,11 +68,29 @@ class Request:
         for name in _SOURCES[1:]:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _absolute(getattr(self, name), name))
-        find_recipe(self.recipe)
+        recipe = find_recipe(self.recipe)
+        if self.random_weights and recipe.load_untrained is None:
+            raise BadInput(f"The recipe {recipe.name} has its own weights.", "Leave random weights out.")
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise BadInput(f"{name} must lie between {least:,} and {most:,}, not {value:,}.", "Change it.")
+
+        self._check_refining()
+        object.__setattr__(self, "formats", ",".join(_formats(self.formats)) or None)
+
+    def _check_refining(self) -> None:
+        if self.refine_steps is not None and self.gaussians is not None:
+            raise BadInput("Gaussians without pictures cannot be refined.", "Give cameras, and the Gaussians as start.")
+        if self.start is not None and self.refine_steps is None:
+            raise BadInput("A start was given, but nothing is to be refined.", "Give refine_steps as well.")
+        if self.start is not None and self.start not in STARTS:
+            object.__setattr__(self, "start", _absolute(self.start, "gaussians"))
+
+    @property
+    def mesh_formats(self) -> list[str]:
+        """The further files of the mesh that are wanted, as names of MESH_FORMATS."""
+        return _formats(self.formats)
 
     @property
     def source(self) -> str:
@@ -79,6 +107,8 @@ class Request:
             path = Path(getattr(self, self.source))
             if not _is_file(path):
                 raise BadInput(f"There is no {_WHAT[self.source]} at {str(path)[:300]}.", "Check the path.")
+        if self.start not in (None, *STARTS) and not _is_file(Path(str(self.start))):
+            raise BadInput(f"There is no .ply file at {str(self.start)[:300]}.", "Check the path.")
 
     def to_json(self) -> dict[str, Any]:
         """The fields that are set, as request.json holds them."""
@@ -116,14 +146,26 @@ class Request:
 def _check_type(name: str, value: Any) -> None:
     if name not in Request.__dataclass_fields__:
         raise BadInput(f"A request has no field '{name[:40]}'.", f"Use {', '.join(Request.__dataclass_fields__)}.")
-    if name in ("seed", "faces", "texture_size", "steps"):
+    if name in ("seed", "faces", "texture_size", "steps", "refine_steps"):
         if isinstance(value, bool) or not isinstance(value, int):
             raise BadInput(f"{name} must be a whole number.", "Change it.")
+    elif name == "random_weights":
+        if not isinstance(value, bool):
+            raise BadInput("random_weights must be true or false.", "Change it.")
     elif name == "guidance":
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             raise BadInput("guidance must be a number.", "Change it.")
     elif not isinstance(value, str):
         raise BadInput(f"{name} must be text.", "Change it.")
+
+
+def _formats(names: str | None) -> list[str]:
+    """In MESH_FORMATS' order; "glb" is always made and may be named."""
+    wanted = [name.strip().lower() for name in (names or "").split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in (*MESH_FORMATS, "glb")]
+    if unknown:
+        raise BadInput(f"There is no format '{unknown[0][:40]}'.", f"Use some of glb, {', '.join(MESH_FORMATS)}.")
+    return [name for name in MESH_FORMATS if name in wanted]
 
 
 def _check_prompt(prompt: str) -> None:

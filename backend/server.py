@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from backend import __version__
-from backend.errors import BadInput, Cancelled, Offline, SplatsmithError, UnsupportedDevice
+from backend.errors import BadInput, Cancelled, SplatsmithError, UnsupportedDevice
 from backend.events import Done, Preview, Progress, Warned
-from backend.packs import PACKS
+from backend.packs import PACKS, PUBLISHED, find_published
 from backend.parent import die_with_parent
 from backend.recipes import RECIPES
 from backend.wire import FAILED, INVALID_PARAMS, PROTOCOL, Call, Channel, WireError, parse, take_over_standard_streams
@@ -86,6 +86,8 @@ class Server:
             self._answer(call, {"cancelled": self._cancel(call.params["job"])})
         elif call.method == "generate":
             self._enqueue(call)
+        elif call.method == "weights.download":  # takes minutes, and nothing else should wait for it
+            threading.Thread(target=self._download, args=(call,), name="download", daemon=True).start()
         else:
             self._quick.put(call)
         return False
@@ -202,11 +204,24 @@ class Server:
 
             return examine()
         if call.method == "weights.status":
-            return {"packs": [pack.describe() for pack in PACKS.values()]}
-        name = call.params["name"]
-        if name not in PACKS:
-            raise BadInput(f"There are no weights called '{name[:40]}'.", f"Use one of {', '.join(PACKS)}.")
-        raise Offline(f"The weights '{name}' come with Splatsmith and are not downloaded.", "Install Splatsmith again.")
+            packs, published = ([pack.describe() for pack in table.values()] for table in (PACKS, PUBLISHED))
+            return {"packs": packs, "published": published}
+        raise RuntimeError(f"no answer to {call.method}")
+
+    def _download(self, call: Call) -> None:
+        """Fetch published weights; what happens is told as log notifications."""
+        try:
+            pack = find_published(call.params["name"])
+            if not call.params.get("accept"):
+                raise BadInput(f"The licence of {pack.name} ({pack.licence}) was not accepted.", f"Read {pack.page}.")
+            if not pack.present:
+                from backend.downloads import download
+
+                download(pack, lambda text: self._channel.notify("log", {"level": "info", "message": text}))
+        except BaseException as error:
+            self._fail(call, error)
+        else:
+            self._answer(call, {})
 
     def _initialize(self) -> dict[str, Any]:
         try:
@@ -222,7 +237,7 @@ class Server:
             "version": __version__,
             "protocol": PROTOCOL,
             "device": device,
-            "recipes": list(RECIPES),
+            "recipes": [name for name, recipe in RECIPES.items() if recipe.load_generator is not None],
             "packs": {name: pack.present for name, pack in PACKS.items()},
         }
 

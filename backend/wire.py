@@ -58,8 +58,11 @@ METHODS: dict[str, Method] = {
         {"job": "string", "folder": "string", "files": "object", "warnings": "array", "seconds": "number"},
     ),
     "cancel": Method({"job": "string"}, {"cancelled": "boolean"}),
-    "weights.status": Method({}, {"packs": "array"}),  # of {name, title, present, bytes, licence, sha256, file}
-    "weights.download": Method({"name": "string"}, {}),
+    # packs: of {name, title, present, bytes, licence, sha256, file}; published, which are to be downloaded: these and
+    # {repository, page, forbids, gated, unconfirmed}; their bytes are a guess, or null, until they are present.
+    "weights.status": Method({}, {"packs": "array", "published": "array"}),
+    # Answers when the weights are there. accept: the user has read licence and forbids, and agrees.
+    "weights.download": Method({"name": "string", "accept": "boolean?"}, {}),
     "doctor": Method(
         {},
         {

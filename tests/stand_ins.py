@@ -95,7 +95,7 @@ class TinyGenerator:
 class TinyReconstructor:
     """A ball of the views' mean colour."""
 
-    def reconstruct(self, views: Views) -> Generator[Step, None, Gaussians]:
+    def reconstruct(self, views: Views, warnings: list[str] | None = None) -> Generator[Step, None, Gaussians]:
         yield Step(1, 1, "Reconstructing")
         alpha = views.rgba[:, 3:]
         color = (views.rgba[:, :3] * alpha).sum((0, 2, 3)) / alpha.sum().clamp_min(1e-6)

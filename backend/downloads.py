@@ -1,0 +1,208 @@
+"""Published weights onto this machine: from the hub after consent, or from a folder. backend.packs says what there is.
+
+The hub's own client does the transfer: it resumes what broke off, knows the user's login, and honours HF_HUB_OFFLINE.
+It is imported only where something is downloaded. Every file is compared with the hash that the hub states.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from backend.errors import BadInput, MissingWeights, Offline
+from backend.formats.whole_file import whole_file
+from backend.packs import RECORD, Published
+
+Say = Callable[[str], None]
+_ROOM_LEFT = 512 * 2**20  # bytes that a download leaves free on the disk
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A file on the hub. sha256 of its content, or sha1 as git computes it for small files."""
+
+    name: str
+    bytes: int
+    sha256: str | None
+    git_sha1: str | None
+
+
+def download(pack: Published, say: Say) -> Path:
+    """Fetches what is not there yet, compares it, and prepares it for the networks; the file they load.
+
+    Whoever calls this has shown the licence and was told to go on. Raises Offline, BadInput where the hub wants a login
+    or consent, and MissingWeights where what came is not what the hub has.
+    """
+    hub = _hub()
+    revision, remotes = _remote_files(hub, pack)
+    pack.folder.mkdir(parents=True, exist_ok=True)
+    missing = [remote for remote in remotes if not _is(pack.folder / remote.name, remote)]
+    wanted, free = sum(remote.bytes for remote in missing), shutil.disk_usage(pack.folder).free
+    if wanted + _ROOM_LEFT > free:
+        raise BadInput(
+            f"{pack.name} needs {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {pack.folder}.",
+            "Make room, or set SPLATSMITH_HOME to a folder on another disk.",
+        )
+    for remote in missing:
+        say(f"{remote.name}: {remote.bytes / 1e6:,.0f} MB")
+        path = Path(
+            _asked(pack, hub.hf_hub_download, pack.repository, remote.name, revision=revision, local_dir=pack.folder)
+        )
+        if not _is(path, remote):
+            path.unlink(missing_ok=True)
+            raise MissingWeights(f"{remote.name} came otherwise than the hub has it.", "Download it again.")
+    files = {r.name: {"bytes": r.bytes, "sha256": r.sha256 or _sha256(pack.folder / r.name)} for r in remotes}
+    return _finish(pack, files, {"revision": revision}, say)
+
+
+def import_from(pack: Published, source: Path, say: Say) -> Path:
+    """Copies weights that were downloaded elsewhere, from a file or from anywhere below a folder; the file to load.
+
+    Raises BadInput where they are not there, and MissingWeights where they are not these weights.
+    """
+    source = source.expanduser()
+    if source.is_file():
+        base, found = source.parent, [source]
+        known = (*pack.files, *pack.also)
+        if not any(fnmatch.fnmatch(source.name, PurePosixPath(name).name) for name in known):
+            raise BadInput(f"{source.name} is not a file of {pack.name}.", f"It has {', '.join(known)}.")
+    else:
+        base, found = _found_below(pack, source)
+    pack.folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, dict[str, Any]] = {}
+    for path in found:
+        name = path.relative_to(base).as_posix()
+        say(f"{name}: {path.stat().st_size / 1e6:,.0f} MB")
+        target = pack.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not (target.exists() and target.samefile(path)):
+            with whole_file(target) as temporary:
+                shutil.copyfile(path, temporary)
+        files[name] = {"bytes": target.stat().st_size, "sha256": _sha256(target)}
+    return _finish(pack, files, {"imported_from": str(source)}, say)
+
+
+def _found_below(pack: Published, folder: Path) -> tuple[Path, list[Path]]:
+    """The folder in which the pack's first file lies, and all its files there."""
+    if not folder.is_dir():
+        raise BadInput(f"There is nothing at {folder}.", "Give the file or folder with the weights.")
+    for pattern in (*pack.files, *pack.also):
+        for first in sorted(path for path in folder.rglob(PurePosixPath(pattern).name) if path.is_file()):
+            base = first.parents[len(PurePosixPath(pattern).parts) - 1]
+            patterns = pack.files if pattern in pack.files else (pattern,)
+            return base, [p for each in patterns for p in sorted(base.glob(each)) if p.is_file()]
+    raise BadInput(f"No file of {pack.name} is in {folder}.", f"It has {', '.join(pack.files)}.")
+
+
+def _finish(pack: Published, files: dict[str, Any], origin: dict[str, Any], say: Say) -> Path:
+    """Checks the layout, converts pickles, and records what is there; only then are the weights present."""
+    path = pack.folder / next(iter(files))
+    if pack.model is not None:
+        from backend.reconstruct.checkpoints import prepared
+
+        say("Checking that the networks fit ...")
+        path = prepared(pack.model, path)
+    record = {
+        "repository": pack.repository,
+        **origin,
+        "licence": pack.licence,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": files,
+    }
+    with whole_file(pack.folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    return path
+
+
+def check_online() -> None:
+    """Raises Offline where the user or the add-on has forbidden the network."""
+    for name in ("HF_HUB_OFFLINE", "SPLATSMITH_OFFLINE"):
+        if os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on"):
+            raise Offline(
+                f"Offline mode is on ({name}).", "Turn it off, or import weights from a folder: weights import."
+            )
+
+
+def _hub() -> Any:
+    """The hub's client. Raises Offline, and BadInput where it is not installed."""
+    check_online()
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise BadInput(
+            "Downloads need the package huggingface_hub, which is not installed.",
+            "Install it in the backend's environment: pip install huggingface_hub; or import weights from a folder.",
+        ) from error
+    return huggingface_hub
+
+
+def _asked(pack: Published, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What the hub answers; its refusals as the project's errors."""
+    from huggingface_hub import errors
+
+    try:
+        return call(*arguments, **options)
+    except errors.GatedRepoError as error:
+        raise BadInput(
+            f"The authors of {pack.name} give it only to those who accept their licence.",
+            f"Accept it at {pack.page}, log in with 'hf auth login', and try again.",
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise MissingWeights(
+            f"The hub has no {', '.join(pack.files)} in {pack.repository} for you.",
+            f"Look at {pack.page}; log in with 'hf auth login' if it is private, or import the file from a folder.",
+        ) from error
+    except OSError as error:  # the disk; the client's own network errors are OSErrors too in its older versions
+        raise Offline(
+            f"The download of {pack.name} broke off ({error}).", "Try again: it goes on where it was."
+        ) from error
+    except Exception as error:  # the client's, whose kinds differ from version to version
+        raise Offline(
+            f"The hub cannot be reached ({type(error).__name__}: {str(error)[:200]}).",
+            "Try again: a download goes on where it was.",
+        ) from error
+
+
+def _remote_files(hub: Any, pack: Published) -> tuple[str, list[_Remote]]:
+    """The revision that is the newest now, and the pack's files in it. Raises MissingWeights where there are none."""
+    info = _asked(pack, hub.HfApi().model_info, pack.repository, files_metadata=True)
+    remotes = []
+    for pattern in pack.files:
+        for sibling in info.siblings or []:
+            name = PurePosixPath(sibling.rfilename)
+            if not fnmatch.fnmatchcase(sibling.rfilename, pattern) or name.is_absolute() or ".." in name.parts:
+                continue
+            sha256 = getattr(sibling.lfs, "sha256", None) if sibling.lfs else None
+            remotes.append(_Remote(sibling.rfilename, int(sibling.size or 0), sha256, sibling.blob_id))
+    if not remotes:
+        names = ", ".join(sorted(sibling.rfilename for sibling in info.siblings or [])[:8])
+        raise MissingWeights(
+            f"{pack.repository} has no {', '.join(pack.files)}; it has {names or 'nothing'}.",
+            f"Look at {pack.page} for a newer name, and import the file from a folder.",
+        )
+    return str(info.sha), remotes
+
+
+def _is(path: Path, remote: _Remote) -> bool:
+    """Whether a file has the content that the hub states."""
+    if not path.is_file() or path.stat().st_size != remote.bytes:
+        return False
+    if remote.sha256 is not None:
+        return _sha256(path) == remote.sha256
+    if remote.git_sha1 is None:
+        return False
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == remote.git_sha1
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

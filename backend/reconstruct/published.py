@@ -1,0 +1,59 @@
+"""The published reconstructors with their weights, or with random ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from backend.device import inference_dtype
+from backend.errors import MissingWeights
+from backend.packs import PUBLISHED, Published
+from backend.reconstruct.checkpoints import prepared
+
+if TYPE_CHECKING:
+    from backend.recipes import Reconstructor
+
+
+def load_published(name: str, device: str) -> Reconstructor:
+    """A reconstructor with a pack's weights. Raises MissingWeights, which says where to get them."""
+    pack = PUBLISHED[name]
+    if not pack.path.is_file():
+        raise MissingWeights(f"The weights of {pack.title.split(':')[0]} are not on this machine.", how_to_get(pack))
+    path = prepared(str(pack.model), pack.path)
+    if pack.model == "grm":
+        from backend.reconstruct.grm import GrmReconstructor
+
+        return GrmReconstructor.load(path, device, inference_dtype(device))
+    if pack.model == "geolrm":
+        from backend.reconstruct.geolrm import GeoLrmReconstructor
+
+        return GeoLrmReconstructor.load(path, device, inference_dtype(device))
+    from backend.reconstruct.published_lgm import PublishedLgm
+
+    return PublishedLgm.load(path, device)
+
+
+def untrained_published(name: str, device: str) -> Reconstructor:
+    """A reconstructor with random weights: its way can be tried, and nothing it makes means anything."""
+    model = PUBLISHED[name].model
+    if model == "grm":
+        from backend.reconstruct.grm import GrmReconstructor
+
+        return GrmReconstructor.untrained(device=device, dtype=inference_dtype(device))
+    if model == "geolrm":
+        from backend.reconstruct.geolrm import GeoLrmReconstructor
+
+        return GeoLrmReconstructor.untrained(device=device, dtype=inference_dtype(device))
+    from backend.reconstruct.published_lgm import PublishedLgm
+
+    return PublishedLgm.untrained(device=device, dtype=inference_dtype(device, torch.float16))
+
+
+def how_to_get(pack: Published) -> str:
+    """Where the weights are to be had, and under which licence."""
+    size = f"{pack.bytes / 1e9:.1f} GB, " if pack.bytes else ""
+    return (
+        f"Download them with 'python -m backend weights download {pack.name}' ({size}licence: {pack.licence}), bring "
+        f"them from {pack.page} with 'weights import {pack.name} FOLDER', or try the way with --random-weights."
+    )

@@ -1,0 +1,321 @@
+"""The register of published weights: shown before a download, fetched only after a yes, compared, imported. No network:
+the hub's client is a stand-in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import backend.__main__
+from backend import downloads
+from backend.errors import MissingWeights, Offline
+from backend.nets.lgm import Lgm, LgmConfig
+from backend.packs import PACKS, PUBLISHED, Published, data_folder
+from backend.recipes import RECIPES
+from backend.reconstruct.checkpoints import MODELS
+from backend.server import Server
+from backend.wire import METHODS, NOTIFICATIONS, Call, mismatch
+from blender_addon import environment
+
+SMALL = LgmConfig(
+    down=(32, 32, 64), down_attention=(False, False, True), up=(64, 32), up_attention=(True, False), layers=1
+)
+LGM = "model_fp16_fixrot.safetensors"
+
+
+class Hub:
+    """A hub with one repository; counts what is asked of it. Small files have git's hash, others a SHA-256."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files, self.asked, self.fetched = dict(files), 0, list[str]()
+        self.fail: Exception | None = None
+        self.corrupt = False
+
+    def HfApi(self) -> Hub:
+        return self
+
+    def model_info(self, repository: str, files_metadata: bool) -> Any:
+        assert files_metadata
+        self.asked += 1
+        if self.fail:
+            raise self.fail
+        siblings = []
+        for name, content in self.files.items():
+            lfs = types.SimpleNamespace(sha256=hashlib.sha256(content).hexdigest()) if len(content) > 100 else None
+            git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            siblings.append(types.SimpleNamespace(rfilename=name, size=len(content), lfs=lfs, blob_id=git))
+        return types.SimpleNamespace(sha="abc123", siblings=siblings)
+
+    def hf_hub_download(self, repository: str, name: str, *, revision: str, local_dir: Path) -> str:
+        assert revision == "abc123"
+        self.fetched.append(name)
+        path = Path(local_dir) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = self.files[name]
+        path.write_bytes(content[:-1] + b"!" if self.corrupt else content)
+        return str(path)
+
+
+class _Refusal(Exception):
+    pass
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("HF_HUB_OFFLINE", "SPLATSMITH_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPLATSMITH_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    stand_in = Hub({LGM: lgm_file(home.parent / "made.safetensors"), "README.md": b"words"})
+    module: Any = types.ModuleType("huggingface_hub")
+    module.HfApi, module.hf_hub_download = stand_in.HfApi, stand_in.hf_hub_download
+    module.errors = types.ModuleType("huggingface_hub.errors")
+    for name in ("GatedRepoError", "RepositoryNotFoundError", "EntryNotFoundError", "RevisionNotFoundError"):
+        setattr(module.errors, name, type(name, (_Refusal,), {}))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", module.errors)
+    return stand_in
+
+
+def lgm_file(path: Path) -> bytes:
+    torch.manual_seed(0)
+    save_file({key: value.half() for key, value in Lgm(SMALL).state_dict().items()}, path)
+    return path.read_bytes()
+
+
+def command(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = backend.__main__.main(["weights", *arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_the_register_is_whole_and_honest() -> None:
+    assert not set(PUBLISHED) & set(PACKS)
+    for name, entry in PUBLISHED.items():
+        assert entry.name == name
+        assert entry.files
+        assert entry.page.startswith("https://")
+        assert entry.forbids.endswith(".")
+        assert entry.model in (*MODELS, None)
+        assert (entry.bytes is None) <= ("the size" in entry.unconfirmed)
+        assert (entry.licence == "not stated") <= ("the licence" in entry.unconfirmed)
+    for recipe in RECIPES.values():
+        assert recipe.packs[1] in PACKS | PUBLISHED
+        assert (recipe.packs[1] in PUBLISHED) == (recipe.load_untrained is not None)
+
+
+def test_the_data_folder_is_the_add_ons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for chosen in (str(tmp_path), None):
+        monkeypatch.setenv("SPLATSMITH_HOME", chosen) if chosen else monkeypatch.delenv("SPLATSMITH_HOME", False)
+        assert data_folder() == environment.home_folder().path
+
+
+def test_the_list_shows_licences_and_sizes(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = command("list", capsys=capsys)
+    assert code == 0
+    for entry in PUBLISHED.values():
+        assert entry.name in out
+    assert "CC-BY-NC-4.0" in out
+    listed = json.loads(command("list", "--json", capsys=capsys)[1])
+    assert [pack["name"] for pack in listed["packs"]] == list(PACKS)
+    by_name = {pack["name"]: pack for pack in listed["published"]}
+    assert by_name["sv3d-p"]["gated"] is True
+    assert by_name["grm-u"]["present"] is False
+    assert "the licence" in by_name["grm-u"]["unconfirmed"]
+
+
+def test_a_download_after_a_yes(hub: Hub, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = command("download", "lgm-big", "--yes", capsys=capsys)
+    assert code == 0
+    assert Path(out.strip()) == home / "weights" / "lgm-big" / LGM
+    assert Path(out.strip()).read_bytes() == hub.files[LGM]
+    assert err.index("MIT") < err.index(LGM)
+    assert "not confirmed here: the size" in err
+    entry = PUBLISHED["lgm-big"]
+    assert entry.present
+    assert entry.describe()["sha256"] == hashlib.sha256(hub.files[LGM]).hexdigest()
+    assert entry.record["revision"] == "abc123"
+    assert command("download", "lgm-big", capsys=capsys)[0] == 0  # it is there: nothing is asked
+    assert (hub.asked, hub.fetched) == (1, [LGM])
+
+
+def test_nothing_is_fetched_without_a_yes(
+    hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = command("download", "lgm-big", capsys=capsys)
+    assert (code, hub.asked) == (1, 0)
+    assert "--yes" in err
+    assert "MIT" in err
+    for answer, wanted in (("no\n", 1), ("\n", 1), ("yes\n", 0)):
+        terminal = types.SimpleNamespace(isatty=lambda: True, readline=lambda answer=answer: answer)
+        monkeypatch.setattr(sys, "stdin", terminal)
+        assert command("download", "lgm-big", capsys=capsys)[0] == wanted
+    assert (hub.asked, hub.fetched) == (1, [LGM])
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "SPLATSMITH_OFFLINE"])
+def test_offline_is_honoured(
+    name: str, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    code, _, err = command("download", "lgm-big", "--yes", capsys=capsys)
+    assert (code, hub.asked) == (1, 0)
+    assert name in err
+    with pytest.raises(Offline):
+        downloads.download(PUBLISHED["lgm-big"], print)
+
+
+def test_what_comes_otherwise_than_the_hub_has_it_does_not_stay(
+    hub: Hub, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.corrupt = True
+    code, _, err = command("download", "lgm-big", "--yes", capsys=capsys)
+    assert code == 1
+    assert "otherwise" in err
+    assert not (home / "weights" / "lgm-big" / LGM).exists()
+    assert not PUBLISHED["lgm-big"].present
+    hub.corrupt = False
+    assert command("download", "lgm-big", "--yes", capsys=capsys)[0] == 0
+
+
+def test_small_files_are_compared_by_gits_hash(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.files = {"model_index.json": b"{}", "unet/config.json": b"[]", "../evil.json": b"{}", "unet/a.bin": b"?"}
+    entry = PUBLISHED["mvdream"]
+    downloads.download(entry, lambda text: None)
+    assert sorted(hub.fetched) == ["model_index.json", "unet/config.json"]
+    assert entry.present
+    hub.files["unet/config.json"] = b"()"
+    downloads.download(entry, lambda text: None)
+    assert hub.fetched[2:] == ["unet/config.json"]  # only what changed
+    hub.corrupt = True
+    hub.files["unet/config.json"] = b"<>"
+    with pytest.raises(Exception, match="otherwise"):
+        downloads.download(entry, lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("GatedRepoError", "hf auth login"), ("RepositoryNotFoundError", "import the file"), ("", "cannot be reached")],
+)
+def test_refusals_are_sentences(hub: Hub, kind: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    errors = sys.modules["huggingface_hub.errors"]
+    hub.fail = getattr(errors, kind)("no") if kind else RuntimeError("no route")
+    code, _, err = command("download", "sv3d-p", "--yes", capsys=capsys)
+    assert code == 1
+    assert words in err.splitlines()[-1]
+    assert "gated" in err
+
+
+def test_a_full_disk_is_said_before_the_download(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=10))
+    with pytest.raises(Exception, match="are free"):
+        downloads.download(PUBLISHED["lgm-big"], print)
+    assert hub.fetched == []
+
+
+def test_without_the_client_one_sentence(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    code, _, err = command("download", "lgm-big", "--yes", capsys=capsys)
+    assert code == 1
+    assert "huggingface_hub" in err.splitlines()[-1]
+
+
+def test_import_from_a_folder_or_a_file(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deep = tmp_path / "stick" / "LGM"
+    deep.mkdir(parents=True)
+    lgm_file(deep / LGM)
+    code, out, err = command("import", "lgm-big", str(tmp_path / "stick"), capsys=capsys)
+    assert code == 0
+    assert Path(out.strip()).parent == home / "weights" / "lgm-big"
+    assert "MIT" in err
+    assert PUBLISHED["lgm-big"].present
+    (deep / LGM).unlink()
+    assert RECIPES["lgm"].load_reconstructor("cpu").rotations  # type: ignore[attr-defined]
+    old = tmp_path / "model_fp16.safetensors"
+    lgm_file(old)
+    Path(out.strip()).unlink()
+    assert command("import", "lgm-big", str(old), capsys=capsys)[0] == 0
+    assert not RECIPES["lgm"].load_reconstructor("cpu").rotations  # type: ignore[attr-defined]
+
+
+def test_what_is_not_the_weights_is_not_imported(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    save_file({"a": torch.zeros(2)}, tmp_path / LGM)
+    for source in ("empty", "absent", LGM):
+        code, _, err = command("import", "lgm-big", str(tmp_path / source), capsys=capsys)
+        assert code == 1
+        assert len(err.splitlines()[-1]) > 20
+        assert not PUBLISHED["lgm-big"].present
+    code, _, err = command("import", "gold", str(tmp_path), capsys=capsys)
+    assert (code, "lgm-big" in err) == (1, True)
+
+
+def test_missing_weights_say_where_to_get_them(home: Path) -> None:
+    for name in ("lgm", "grm", "geolrm"):
+        with pytest.raises(MissingWeights, match="not on this machine") as caught:
+            RECIPES[name].load_reconstructor("cpu")
+        for word in (f"weights download {RECIPES[name].packs[1]}", "weights import", "--random-weights", "licence"):
+            assert word in caught.value.fix
+
+
+def test_importing_the_project_imports_no_client() -> None:
+    program = (
+        "import sys, backend.packs, backend.downloads, backend.weights_command, backend.recipes, backend.server;"
+        "assert not {'huggingface_hub', 'torch'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1], timeout=60)
+
+
+def test_the_record_of_a_pack_that_somebody_edited_is_no_accident(home: Path) -> None:
+    entry: Published = PUBLISHED["geolrm"]
+    entry.folder.mkdir(parents=True)
+    for content in ("", "[]", '{"files": []}', '{"files": {"geolrm.ckpt": {"bytes": 3}}}'):
+        (entry.folder / "weights.json").write_text(content)
+        assert entry.present is False
+        assert entry.describe()["sha256"] is None
+
+
+def test_the_wire_downloads_only_what_was_accepted(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[str, Any]] = []
+
+    class Channel:
+        def answer(self, request_id: Any, result: dict[str, Any]) -> None:
+            said.append(("answer", result))
+
+        def fail(self, request_id: Any, number: int, message: str, code: str, fix: str = "") -> None:
+            said.append((code, f"{message} {fix}"))
+
+        def notify(self, method: str, params: dict[str, Any]) -> None:
+            assert mismatch(params, NOTIFICATIONS[method]) == ""
+            said.append((method, params["message"]))
+
+    server = Server(Channel())  # type: ignore[arg-type]
+    for params in ({"name": "lgm-big"}, {"name": "lgm-big", "accept": False}):
+        server._download(Call("weights.download", params, 1, True))
+    assert [code for code, _ in said] == ["bad_input"] * 2
+    assert "MIT" in said[0][1]
+    assert hub.asked == 0
+    server._download(Call("weights.download", {"name": "lgm-big", "accept": True}, 1, True))
+    assert said[-1] == ("answer", {})
+    assert ("log", said[2][1]) == said[2]
+    status = server._quick_result(Call("weights.status", {}, 2, True))
+    assert mismatch(status, METHODS["weights.status"].result) == ""
+    assert {pack["name"]: pack["present"] for pack in status["published"]}["lgm-big"] is True
