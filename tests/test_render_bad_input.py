@@ -167,6 +167,28 @@ def test_a_damaged_cache_is_made_anew(tmp_path):
         assert len(cached.read_bytes()) > len(whole) // 2  # and the next start finds it sound
 
 
+def test_a_change_in_a_helpers_file_is_noticed(tmp_path):
+    """numba's own cache on disk looks at the kernel's file only."""
+    (tmp_path / "script.py").write_text(
+        "from adding_numba import step\nfrom backend.render.parallel import kernel\n"
+        "@kernel\ndef add(x):\n    return step(x)\nprint(add(40))\n"
+    )
+    environment = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": str(Path(rasterize.__file__).parents[2]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    for added in (1, 2):
+        (tmp_path / "adding_numba.py").write_text(
+            f"from backend.render.parallel import inlined\n@inlined\ndef step(x):\n    return x + {added}\n"
+        )
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "script.py")], env=environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.stdout.strip() == str(40 + added), done.stderr
+
+
 def test_without_numba_there_is_plain_torch():
     """As on an Intel Mac, for which no wheel of numba exists."""
     code = (

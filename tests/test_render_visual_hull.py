@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from backend.cameras import orbit, rays
+from backend.render import visual_hull
 from backend.render.visual_hull import hull_distances
 from backend.training.world.scene import sample_object
 from backend.training.world.tracer import render_batch
@@ -47,3 +48,12 @@ def test_views_that_disagree_give_the_origin_or_the_best_guess() -> None:
     origins, directions = rays(cameras)
     assert torch.allclose(found[0], -(origins[0] * directions[0]).sum(-1), atol=1e-4)
     assert torch.isfinite(found).all()
+
+
+def test_plain_torch_finds_the_same(monkeypatch) -> None:
+    cameras = orbit(SIDES, 20.0, 3.0, 50.0, 32)
+    alpha, _ = _ball(cameras, 0.6)
+    alpha[3, :10] *= 0.4  # views that disagree
+    ours = hull_distances(alpha, cameras, 32)
+    monkeypatch.setattr(visual_hull, "numba_present", lambda: False)
+    assert ((hull_distances(alpha, cameras, 32) - ours).abs() > 1e-3).float().mean() < 0.005

@@ -79,7 +79,7 @@ def bands(
     """Yield the view's bands of tile rows, each of so many rows that its lists stay below `pairs_at_once`."""
     keys = np.ascontiguousarray(records[:, 6]).view(np.uint32)
     order = sort_by_depth(boxes, keys)
-    spans, counts = tile_spans(records, boxes, order, settings.width, settings.height)
+    placed, spans, counts = tile_spans(records, boxes, order, settings.width, settings.height)
     row_pairs, tiles_x = counts.sum(axis=1), counts.shape[1]
     first = 0
     while first < counts.shape[0]:
@@ -91,7 +91,7 @@ def bands(
         ids = np.empty(starts[-1], np.int32)
 
         def work(begin: int, end: int, first: int = first, starts: np.ndarray = starts, ids: np.ndarray = ids) -> None:
-            fill_tiles(order, boxes, spans, starts, tiles_x, first, first + begin, first + end, ids)
+            fill_tiles(order, placed, spans, starts, tiles_x, first, first + begin, first + end, ids)
 
         run(work, chunks(last - first, 4, pieces_per_thread=1))
         yield Band(first, last, starts, ids)

@@ -71,14 +71,18 @@ def _wants_spans(box):
 def tile_spans(records, boxes, order, width, height):
     """The tiles of each Gaussian of `order`: of a small one those of its box, of others those its ellipse touches.
 
-    counts int64 [tile rows, tile columns]: Gaussians in each tile. spans int32 [S, 2]: for each Gaussian that is not
-    small, one after the other, the tile columns [first, last) of each tile row of its box.
+    placed int16 [M, 4]: the boxes in this order. spans int32 [S, 2]: for each Gaussian that is not small, one after the
+    other, the tile columns [first, last) of each tile row of its box. counts int64 [tile rows, tile columns]: how many
+    Gaussians are in each tile.
     """
+    placed = np.empty((order.size, 4), np.int16)
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     counts = np.zeros((tiles_y, tiles_x + 1), np.int64)
     total = 0
     for i in range(order.size):
-        box = boxes[order[i]]
+        for j in range(4):
+            placed[i, j] = boxes[order[i], j]
+        box = placed[i]
         if _wants_spans(box):
             total += np.int64(box[1]) - np.int64(box[0])
             continue
@@ -89,7 +93,7 @@ def tile_spans(records, boxes, order, width, height):
     at = 0
     for i in range(order.size):
         n = order[i]
-        box = boxes[n]
+        box = placed[i]
         if not _wants_spans(box):
             continue
         mx, my = np.float64(records[n, 0]), np.float64(records[n, 1])
@@ -114,7 +118,7 @@ def tile_spans(records, boxes, order, width, height):
     for row in range(tiles_y):
         for column in range(1, tiles_x):
             counts[row, column] += counts[row, column - 1]
-    return spans, counts[:, :tiles_x].copy()
+    return placed, spans, counts[:, :tiles_x].copy()
 
 
 @inlined
@@ -126,7 +130,7 @@ def _half_chord(a, b, d, rx, ry, dy, edge):
 
 
 @kernel
-def fill_tiles(order, boxes, spans, starts, tiles_x, band_row, first_row, last_row, ids):
+def fill_tiles(order, placed, spans, starts, tiles_x, band_row, first_row, last_row, ids):
     """Write the lists of the tiles in the tile rows [first_row, last_row), nearest Gaussian first.
 
     starts: int64 [tiles + 1], where the lists begin of the tiles of a band of tile rows that begins at band_row. ids:
@@ -135,8 +139,7 @@ def fill_tiles(order, boxes, spans, starts, tiles_x, band_row, first_row, last_r
     cursor = starts[(first_row - band_row) * tiles_x : (last_row - band_row) * tiles_x].copy()
     at = 0
     for i in range(order.size):
-        n = order[i]
-        box = boxes[n]
+        box = placed[i]
         by_span = _wants_spans(box)
         for row in range(max(box[0], first_row), min(box[1], last_row)):
             first, last = np.int64(box[2]), np.int64(box[3])
@@ -144,7 +147,7 @@ def fill_tiles(order, boxes, spans, starts, tiles_x, band_row, first_row, last_r
                 first, last = spans[at + row - box[0], 0], spans[at + row - box[0], 1]
             for column in range(first, last):
                 tile = (row - first_row) * tiles_x + column
-                ids[cursor[tile]] = n
+                ids[cursor[tile]] = order[i]
                 cursor[tile] += 1
         if by_span:
             at += np.int64(box[1]) - np.int64(box[0])

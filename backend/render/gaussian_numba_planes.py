@@ -31,7 +31,7 @@ def find_planes(means, quats, scales, view, intrinsics, near, reach, records, fi
 
     As `backend.render.geometry.surface_planes`, for those that have a record. near, reach: float32.
     """
-    axes = np.empty((3, 3))
+    axes, sizes = np.empty((3, 3)), np.empty(3)
     at = values.shape[1] - 3
     for n in range(first, last):
         if not records[n, 7] > 0.0:
@@ -41,16 +41,15 @@ def find_planes(means, quats, scales, view, intrinsics, near, reach, records, fi
         x = view[0, 0] * px + view[0, 1] * py + view[0, 2] * pz + view[0, 3]
         y = view[1, 0] * px + view[1, 1] * py + view[1, 2] * pz + view[1, 3]
         z = view[2, 0] * px + view[2, 1] * py + view[2, 2] * pz + view[2, 3]
-        s0, s1, s2 = abs(np.float64(scales[n, 0])), abs(np.float64(scales[n, 1])), abs(np.float64(scales[n, 2]))
+        for k in range(3):
+            sizes[k] = abs(np.float64(scales[n, k]))
         # inverse(covariance) @ centre up to a factor, which keeps a flat Gaussian's zero out of the denominator.
-        floor = max(1e-12, 1e-4 * max(s0, s1, s2))
-        s0, s1, s2 = max(s0, floor), max(s1, floor), max(s2, floor)
-        least = min(s0, s1, s2)
+        floor = max(1e-12, 1e-4 * max(sizes[0], sizes[1], sizes[2]))
+        least = max(floor, min(sizes[0], sizes[1], sizes[2]))
         nx, ny, nz = 0.0, 0.0, 0.0
         depth_variance = 0.0
         for k in range(3):
-            size = s0 if k == 0 else (s1 if k == 1 else s2)
-            share = (x * axes[0, k] + y * axes[1, k] + z * axes[2, k]) * (least / size) ** 2
+            share = (x * axes[0, k] + y * axes[1, k] + z * axes[2, k]) * (least / max(sizes[k], floor)) ** 2
             nx += axes[0, k] * share
             ny += axes[1, k] * share
             nz += axes[2, k] * share

@@ -3,14 +3,13 @@
 The compiler's own vectoriser keeps nothing in registers from one Gaussian to the next and gives up where a loop has a
 second exit; with a type of its own a kernel reads like scalar code and becomes what it says on every machine (one AVX
 register, two of SSE or NEON). Operators: + - * /, > >= between `Float8`s, & between masks. They may be contracted to
-fused multiply-adds, and are not reordered otherwise.
-
-numba's cache on disk notices changes in a kernel's own file only: after a change here, touch the kernels' files.
+fused multiply-adds.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -80,32 +79,37 @@ def _call(builder: Any, name: str, result: Any, arguments: list[Any], **options:
     return builder.call(function, arguments, **options)
 
 
-@intrinsic
-def splat(typingctx, value):  # type: ignore[no-untyped-def]
+def _instruction(function: Callable[..., Any]) -> Any:
+    """An intrinsic of numba's, whose type a checker could not follow."""
+    return intrinsic(function)
+
+
+@_instruction
+def splat(typingctx, value):
     """Eight times the same float32."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), arguments[0], ir.Constant(_I32, 0))
         return builder.shuffle_vector(one, ir.Constant(_FLOATS, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
 
     return Float8(types.float32), generate
 
 
-@intrinsic
-def load(typingctx, array, at):  # type: ignore[no-untyped-def]
+@_instruction
+def load(typingctx, array, at):
     """array[at : at + 8] of a contiguous float32 array of one dimension. No bounds are checked."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.load(_pointer(context, builder, signature.args[0], *arguments), align=4)
 
     return Float8(array, types.int64), generate
 
 
-@intrinsic
-def store(typingctx, array, at, value):  # type: ignore[no-untyped-def]
+@_instruction
+def store(typingctx, array, at, value):
     """array[at : at + 8] = value."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         array, at, value = arguments
         builder.store(value, _pointer(context, builder, signature.args[0], array, at), align=4)
         return context.get_dummy_value()
@@ -113,71 +117,86 @@ def store(typingctx, array, at, value):  # type: ignore[no-untyped-def]
     return types.void(array, types.int64, Float8), generate
 
 
-@intrinsic
-def minimum(typingctx, one, other):  # type: ignore[no-untyped-def]
+@_instruction
+def prefetch(typingctx, array, index):
+    """Begin to bring array[index, 0] of a contiguous float32 array of two dimensions into the cache."""
+
+    def generate(context, builder, signature, arguments):
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        at = builder.mul(arguments[1], builder.extract_value(view.shape, 1))
+        place = builder.bitcast(builder.gep(view.data, [at]), ir.PointerType(ir.IntType(8)))
+        flags = [ir.Constant(_I32, flag) for flag in (0, 3, 1)]  # to read, to keep, data
+        _call(builder, "llvm.prefetch.p0i8", ir.VoidType(), [place, *flags])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
+@_instruction
+def minimum(typingctx, one, other):
     """The smaller of two numbers; the second where one of them is NaN."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
 
     return Float8(Float8, Float8), generate
 
 
-@intrinsic
-def maximum(typingctx, one, other):  # type: ignore[no-untyped-def]
+@_instruction
+def maximum(typingctx, one, other):
     """The greater of two numbers; the second where one of them is NaN."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
 
     return Float8(Float8, Float8), generate
 
 
-@intrinsic
-def where(typingctx, mask, one, other):  # type: ignore[no-untyped-def]
+@_instruction
+def where(typingctx, mask, one, other):
     """`one` where the mask is set, `other` elsewhere."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.select(*arguments)
 
     return Float8(Mask8, Float8, Float8), generate
 
 
-@intrinsic
-def square_root(typingctx, value):  # type: ignore[no-untyped-def]
+@_instruction
+def square_root(typingctx, value):
     """The square roots."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return _call(builder, "llvm.sqrt.v8f32", _FLOATS, list(arguments))
 
     return Float8(Float8), generate
 
 
-@intrinsic
-def round_down(typingctx, value):  # type: ignore[no-untyped-def]
+@_instruction
+def round_down(typingctx, value):
     """The greatest whole number not above the value."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return _call(builder, "llvm.floor.v8f32", _FLOATS, list(arguments))
 
     return Float8(Float8), generate
 
 
-@intrinsic
-def round_up(typingctx, value):  # type: ignore[no-untyped-def]
+@_instruction
+def round_up(typingctx, value):
     """The smallest whole number not below the value."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return _call(builder, "llvm.ceil.v8f32", _FLOATS, list(arguments))
 
     return Float8(Float8), generate
 
 
-@intrinsic
-def minus_magnitude(typingctx, value):  # type: ignore[no-untyped-def]
+@_instruction
+def minus_magnitude(typingctx, value):
     """-|value|."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         sign = ir.Constant(_INTS, [ir.Constant(_I32, 0x80000000)] * LANES)
         return builder.bitcast(builder.or_(builder.bitcast(arguments[0], _INTS), sign), _FLOATS)
 
@@ -188,11 +207,11 @@ def minus_magnitude(typingctx, value):  # type: ignore[no-untyped-def]
 _EXPONENTIAL = (0.001327647196, 0.009675541503, 0.05550713275, 0.2402211972, 0.6931469671, 1.000000072)
 
 
-@intrinsic
-def power_of_two(typingctx, exponent):  # type: ignore[no-untyped-def]
+@_instruction
+def power_of_two(typingctx, exponent):
     """2^x for |x| < 126; an arbitrary number beyond."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         (x,) = arguments
         rounded = _call(builder, "llvm.rint.v8f32", _FLOATS, [x])
         f = builder.fsub(x, rounded)
@@ -206,44 +225,44 @@ def power_of_two(typingctx, exponent):  # type: ignore[no-untyped-def]
     return Float8(Float8), generate
 
 
-@intrinsic
-def bits(typingctx, mask):  # type: ignore[no-untyped-def]
+@_instruction
+def bits(typingctx, mask):
     """The mask as a whole number, lane 0 in the lowest bit. int64."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.zext(builder.bitcast(arguments[0], ir.IntType(LANES)), _I64)
 
     return types.int64(Mask8), generate
 
 
-@intrinsic
-def lowest_bit(typingctx, value):  # type: ignore[no-untyped-def]
+@_instruction
+def lowest_bit(typingctx, value):
     """The place of the lowest bit that is set in an int64 that is not 0."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.int64), generate
 
 
-@intrinsic
-def total(typingctx, value):  # type: ignore[no-untyped-def]
+@_instruction
+def total(typingctx, value):
     """The sum of the eight numbers. float32."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         zero = ir.Constant(_F32, 0.0)
         return _call(builder, "llvm.vector.reduce.fadd.v8f32", _F32, [zero, arguments[0]], fastmath=("reassoc", "nsz"))
 
     return types.float32(Float8), generate
 
 
-@intrinsic
-def totals(typingctx, a, b, c, d, e, f, g, h):  # type: ignore[no-untyped-def]
+@_instruction
+def totals(typingctx, a, b, c, d, e, f, g, h):
     """The sums of eight vectors, as one vector."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        def halve(one, other, low, high):  # type: ignore[no-untyped-def]
-            def shuffled(places):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
+        def halve(one, other, low, high):
+            def shuffled(places):
                 return builder.shuffle_vector(one, other, ir.Constant(_INTS, places))
 
             return builder.fadd(shuffled(low), shuffled(high))

@@ -78,6 +78,7 @@ def rasterization_surface(
     check_gaussians(means, quats, scales, opacities, viewmats, Ks, width, height)
     check_colors(colors, means.shape[0], viewmats.shape[0])
     tensors = [tensor.detach().to("cpu", torch.float32) for tensor in (means, quats, scales, opacities, colors)]
+    cpu_means, cpu_quats, cpu_scales, cpu_opacities, cpu_colors = tensors
     cpu_viewmats, cpu_Ks = viewmats.detach().to("cpu", torch.float32), Ks.detach().to("cpu", torch.float32)
     if numba_present():
         from backend.render.gaussian_numba import Settings
@@ -90,9 +91,10 @@ def rasterization_surface(
         rest = torch.ones(viewmats.shape[0], height, width)
         for view in range(viewmats.shape[0]):
             projected = project_gaussians(
-                *tensors[:4], cpu_viewmats[view], cpu_Ks[view], width, height, near_plane, far_plane, eps2d
-            )
-            values = tensors[4][view] if colors.ndim == 3 else tensors[4]
+                cpu_means, cpu_quats, cpu_scales, cpu_opacities, cpu_viewmats[view], cpu_Ks[view], width, height,
+                near_plane, far_plane, eps2d,
+            )  # fmt: skip
+            values = cpu_colors[view] if colors.ndim == 3 else cpu_colors
             _blend_planes(
                 projected, tensors, values, cpu_viewmats[view], cpu_Ks[view], near_plane, image[view], rest[view]
             )

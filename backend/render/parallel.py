@@ -15,6 +15,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
     try:
         compiled = numba.njit(cache=True, **options)(function)
+        _notice_helpers(compiled, function)
     except RuntimeError:  # neither this folder, nor the user's cache folder, nor NUMBA_CACHE_DIR can be written
         compiled = numba.njit(**options)(function)
 
@@ -60,8 +62,17 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _notice_helpers(compiled: Any, function: Callable[..., Any]) -> None:
+    """Let the cache on disk see changes in helpers' files, *_numba*.py beside the kernel's, not just in its own."""
+    files = sorted(Path(function.__code__.co_filename).parent.glob("*_numba*.py"))
+    stamps = [(file.name, file.stat().st_mtime, file.stat().st_size) for file in files]
+    cache = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if hasattr(cache, "_source_stamp"):
+        cache._source_stamp = (cache._source_stamp, tuple(stamps))
+
+
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A helper that kernels of the same file call. (numba's cache notices changes in a kernel's own file only.)"""
+    """A helper that kernels call, of the same file or of one beside it with `_numba` in its name."""
     if numba is None:
         return function
     return numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
