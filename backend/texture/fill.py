@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
+from scipy import sparse
 from scipy.sparse.linalg import cg
 
+from backend.render.parallel import kernel
 from backend.surface import topology
 
 FloatArray = NDArray[np.float32]
@@ -36,9 +37,50 @@ def spread_over_mesh(
     return result
 
 
-def extend(image: FloatArray, covered: NDArray[np.bool_]) -> FloatArray:
-    """The image [S, S, 3] with every texel that no chart covers in the colour of the nearest one that is covered."""
-    if covered.all() or not covered.any():
-        return image
-    rows, columns = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
-    return image[rows, columns]
+def extend(image: FloatArray, covered: NDArray[np.bool_]) -> None:
+    """Give every texel of image [3, S, S] that is not covered [S, S] the colour of the nearest one that is."""
+    if covered.any() and not covered.all():
+        _extend(image, covered)
+
+
+@kernel
+def _extend(image: FloatArray, covered: NDArray) -> None:
+    """Two sweeps that hand on the nearest covered texel (Danielsson 1980); off by less than a texel at worst."""
+    height, width = covered.shape
+    nearest = np.full((height, width), -1, np.int32)
+    for row in range(height):
+        for column in range(width):
+            if covered[row, column]:
+                nearest[row, column] = row * width + column
+    for sweep in range(2):
+        step = 1 - 2 * sweep
+        for i in range(height):
+            row = i if sweep == 0 else height - 1 - i
+            for j in range(2 * width):
+                # Each row both ways, after what the row before it says.
+                column = j if j < width else 2 * width - 1 - j
+                if covered[row, column]:
+                    continue
+                best = nearest[row, column]
+                least = 2**30
+                if best >= 0:
+                    least = (best // width - row) ** 2 + (best % width - column) ** 2
+                for k in range(4):
+                    near_row = row if k == 3 else row - step
+                    near_column = column + k - 1 if k < 3 else (column - 1 if j < width else column + 1)
+                    if near_row < 0 or near_row >= height or near_column < 0 or near_column >= width:
+                        continue
+                    candidate = nearest[near_row, near_column]
+                    if candidate < 0:
+                        continue
+                    distance = (candidate // width - row) ** 2 + (candidate % width - column) ** 2
+                    if distance < least:
+                        best, least = candidate, distance
+                nearest[row, column] = best
+    for row in range(height):
+        for column in range(width):
+            if not covered[row, column]:
+                for channel in range(image.shape[0]):
+                    image[channel, row, column] = image[
+                        channel, nearest[row, column] // width, nearest[row, column] % width
+                    ]

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from backend.render.parallel import kernel
 
 FloatArray = NDArray[np.float32]
 
@@ -22,7 +23,8 @@ class Picture:
     """One camera's picture of the Gaussians and the mesh.
 
     viewmat [4, 4] (OpenCV axes), intrinsics [3, 3], eye [3], color [H, W, 3] straight, alpha [H, W],
-    depth [H, W] of the Gaussians, mesh_depth [H, W] (infinite: no mesh).
+    depth [H, W] of the Gaussians, mesh_depth [H, W] (infinite: no mesh), face_ids [H, W] of the mesh (-1: none) and
+    where on the face each pixel's centre lies, barycentric [H, W, 3].
     """
 
     viewmat: FloatArray
@@ -32,9 +34,11 @@ class Picture:
     alpha: FloatArray
     depth: FloatArray
     mesh_depth: FloatArray
+    face_ids: NDArray[np.int32]
+    barycentric: FloatArray
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@kernel
 def _paint(
     points: FloatArray,
     normals: FloatArray,

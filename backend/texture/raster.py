@@ -1,20 +1,20 @@
 """A small triangle rasteriser on the CPU: which face each pixel shows, and where on that face.
 
-Used twice: for the uv layout (which point of the surface a texel paints) and for depth pictures of the mesh (which
-points a camera sees).
+Used for pictures of the mesh (which point of the surface a pixel shows), and to draw colours into the uv layout.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from backend.render.parallel import kernel
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _rasterize(
     xyz: FloatArray, faces: IntArray, face_ids: IntArray, barycentric: FloatArray, depth: FloatArray, counts: IntArray
 ) -> None:
@@ -81,6 +81,42 @@ def rasterize_triangles(
         counts,
     )
     return face_ids, barycentric, depth, counts
+
+
+@kernel
+def draw_colors(corner_uvs: FloatArray, corner_colors: FloatArray, image: FloatArray, covered: NDArray) -> None:
+    """Draw faces into a texture, with colours between those of their corners.
+
+    corner_uvs [m, 3, 2] (origin at the bottom left), corner_colors [m, 3, 3]; image [3, S, S] and covered [S, S] bool
+    are changed at the texels whose centres a face covers.
+    """
+    size = image.shape[1]
+    for face in range(corner_uvs.shape[0]):
+        ax, ay = corner_uvs[face, 0, 0] * size, (1 - corner_uvs[face, 0, 1]) * size
+        bx, by = corner_uvs[face, 1, 0] * size, (1 - corner_uvs[face, 1, 1]) * size
+        cx, cy = corner_uvs[face, 2, 0] * size, (1 - corner_uvs[face, 2, 1]) * size
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if area == 0:
+            continue
+        inverse = 1.0 / area
+        first_x, last_x = max(int(np.ceil(min(ax, bx, cx) - 0.5)), 0), min(int(max(ax, bx, cx) - 0.5), size - 1)
+        first_y, last_y = max(int(np.ceil(min(ay, by, cy) - 0.5)), 0), min(int(max(ay, by, cy) - 0.5), size - 1)
+        for row in range(first_y, last_y + 1):
+            y = row + 0.5
+            for column in range(first_x, last_x + 1):
+                x = column + 0.5
+                wa = ((bx - x) * (cy - y) - (by - y) * (cx - x)) * inverse
+                wb = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) * inverse
+                wc = 1.0 - wa - wb
+                if wa < -1e-5 or wb < -1e-5 or wc < -1e-5:
+                    continue
+                covered[row, column] = True
+                for channel in range(3):
+                    image[channel, row, column] = (
+                        wa * corner_colors[face, 0, channel]
+                        + wb * corner_colors[face, 1, channel]
+                        + wc * corner_colors[face, 2, channel]
+                    )
 
 
 def project(points: NDArray, viewmat: NDArray, intrinsics: NDArray) -> FloatArray:
