@@ -94,6 +94,7 @@ NOTIFICATIONS: dict[str, dict[str, str]] = {
     "log": {"level": "string", "message": "string", "job": "string?"},
 }
 # The values of `files` in the answer to generate: absolute paths, those that are there; `views` is an array of them.
+# Where the request's `formats` asked for them: mesh_obj, mesh_stl, mesh_ply and mesh_glb_colors as well.
 FILES = ("views", "transforms", "gaussians", "mesh_npz", "mesh_glb", "base_color", "report")
 
 _TYPES: dict[str, tuple[type, ...]] = {
