@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import argparse
 
-from backend.bench import render
+from backend.bench import reconstruct, render
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bench`: one subcommand for each part that can be measured."""
     parts = parser.add_subparsers(metavar="PART", required=True)
-    for name, module, what in (("render", render, "the Gaussian rasteriser"),):
+    modules = (
+        ("render", render, "the Gaussian rasteriser"),
+        ("reconstruct", reconstruct, "the published reconstructors, time and memory"),
+    )
+    for name, module, what in modules:
         part = parts.add_parser(name, help=what, description=module.run.__doc__)
         module.add_arguments(part)
         part.set_defaults(bench=module.run)
