@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         warm_up(backward=True)
         if not args.json:
             print(f"one thread; kernels ready in {time.perf_counter() - started:.1f} s\n{HEADER}\n{UNITS}")
+        if not args.no_reference:
+            _both(rasterize_reference, *scene(64, 32))()  # not counted: what torch does but once
         for count, size in rows:
             row = render_row(count, size, args.repeats, not args.no_reference)
             print(json.dumps(row) if args.json else _line(row), flush=True)

@@ -84,7 +84,7 @@ def tile_spans(records, boxes, order, width, height):
             placed[i, j] = boxes[order[i], j]
         box = placed[i]
         if _wants_spans(box):
-            total += np.int64(box[1]) - np.int64(box[0])
+            total += int(box[1]) - int(box[0])
             continue
         for row in range(box[0], box[1]):
             counts[row, box[2]] += 1
@@ -150,4 +150,4 @@ def fill_tiles(order, placed, spans, starts, tiles_x, band_row, first_row, last_
                 ids[cursor[tile]] = order[i]
                 cursor[tile] += 1
         if by_span:
-            at += np.int64(box[1]) - np.int64(box[0])
+            at += int(box[1]) - int(box[0])

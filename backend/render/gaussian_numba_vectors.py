@@ -271,6 +271,6 @@ def totals(typingctx, a, b, c, d, e, f, g, h):
         low, high = [0, 2, 8, 10, 4, 6, 12, 14], [1, 3, 9, 11, 5, 7, 13, 15]
         pairs = [halve(arguments[i], arguments[i + 1], low, high) for i in (0, 2, 4, 6)]
         fours = [halve(pairs[i], pairs[i + 1], low, high) for i in (0, 2)]
-        return halve(*fours, [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15])
+        return halve(fours[0], fours[1], [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15])
 
     return Float8(*[Float8] * 8), generate

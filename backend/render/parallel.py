@@ -23,7 +23,7 @@ import torch
 try:
     import numba
 except Exception:  # not installed; or, in one of its own ways, at odds with a numpy that it does not know
-    numba = None
+    numba = None  # type: ignore[assignment]
 
 # Fused and reordered arithmetic, but not a world without NaN and infinity: kernels test for both.
 _FASTMATH = {"contract", "afn", "arcp", "nsz", "reassoc"}
@@ -66,7 +66,7 @@ def _notice_helpers(compiled: Any, function: Callable[..., Any]) -> None:
     """Let the cache on disk see changes in helpers' files, *_numba*.py beside the kernel's, not just in its own."""
     files = sorted(Path(function.__code__.co_filename).parent.glob("*_numba*.py"))
     stamps = [(file.name, file.stat().st_mtime, file.stat().st_size) for file in files]
-    cache = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    cache: Any = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if hasattr(cache, "_source_stamp"):
         cache._source_stamp = (cache._source_stamp, tuple(stamps))
 
