@@ -335,12 +335,15 @@ class _Job:
 
 def _surface(gaussians: Gaussians, faces: int) -> Generator[Step, None, Mesh]:
     from backend.surface.extract import extract_surface
+    from backend.surface.refine import refined
     from backend.surface.simplify import simplify
 
-    # The surface before simplification has a few times resolution^2 faces: enough for the count that is asked for.
-    resolution = min(512, max(128, round((faces / 3) ** 0.5)))
-    mesh = yield from extract_surface(gaussians, resolution)
-    return simplify(mesh, faces)
+    def simplified() -> Generator[Step, None, Mesh]:
+        # The surface before simplification has a few times resolution^2 faces: enough for the count that is asked for.
+        resolution = min(512, max(128, round((faces / 3) ** 0.5)))
+        return simplify((yield from extract_surface(gaussians, resolution)), faces)
+
+    return (yield from refined(simplified(), gaussians))
 
 
 def _texture(gaussians: Gaussians, mesh: Mesh, size: int) -> Generator[Step, None, TexturedMesh]:

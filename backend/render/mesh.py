@@ -89,8 +89,9 @@ def rasterize_mesh(
         depth, normals, alphas, face_ids = draw_reference(
             vertices, faces, viewmats.to(vertices), Ks.to(vertices), width, height, near_plane, edges
         )
-    pictures = (depth[..., None], normals, alphas.clamp(0.0, 1.0)[..., None])
-    return MeshPictures(*(picture.to(vertices.device) for picture in pictures), face_ids.to(vertices.device))
+    device = vertices.device
+    alphas = alphas.clamp(0.0, 1.0)[..., None]
+    return MeshPictures(depth[..., None].to(device), normals.to(device), alphas.to(device), face_ids.to(device))
 
 
 def _check(vertices: Tensor, faces: Tensor, viewmats: Tensor, Ks: Tensor, width: int, height: int) -> None:
