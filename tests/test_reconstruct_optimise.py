@@ -15,6 +15,7 @@ from backend.cameras import orbit, rays, world_to_camera_opencv
 from backend.datatypes import Gaussians, Views
 from backend.errors import BadInput
 from backend.reconstruct.optimise import compare, optimise
+from backend.reconstruct.optimise_agree import where_views_agree
 from backend.reconstruct.optimise_density import Density
 from backend.reconstruct.optimise_geometry import geometry_channels, normal_disagreement
 from backend.reconstruct.optimise_loss import photometric_loss, psnr, ssim
@@ -137,6 +138,20 @@ def test_the_start_lies_on_the_object() -> None:
     assert float((distance - 0.9).abs().median()) < 0.1
     wanted = torch.from_numpy(shapes.rainbow(2.0 * start.means.numpy() / 1.8))
     assert float((start.colors - wanted).abs().median()) < 0.1
+
+
+def test_points_before_the_object_move_onto_it() -> None:
+    views = painted_ball(12)
+    views = Views(views.rgba, find_region(views).similarity.cameras(views.cameras))
+    start = start_from_views(views, 600, torch.Generator().manual_seed(0))
+    positions = views.cameras.camera_to_world[:, :3, 3]
+    sources = torch.cdist(start.means, positions).argmin(1)
+    ways = F.normalize(start.means - positions[sources], dim=-1)
+    before = start.means - 0.3 * ways
+    moved = where_views_agree(before, ways, start.colors, sources, views)
+    errors = [float((points.norm(dim=-1) - 0.9).abs().median()) for points in (before, moved)]
+    assert errors[1] < 0.4 * errors[0]
+    assert torch.allclose(torch.linalg.cross(moved - before, ways, dim=-1), torch.zeros(()), atol=1e-5)
 
 
 def test_ssim_and_its_gradient() -> None:

@@ -1,9 +1,10 @@
 """Gaussians fitted to posed pictures: the optimisation of 3D Gaussian splatting (arXiv 2308.04079) in few steps.
 
 From a network's Gaussians or from nothing. What differs from the paper follows from the few steps: colours instead of
-spherical harmonics, larger rates, density control on an even schedule (see optimise_density), a start on the visual
-hull, or else one mild opacity reset, and discs rather than balls. Where pictures have alpha, the background is drawn
-anew in each step, as nothing else keeps colour out of what is empty, and alpha itself is compared too.
+spherical harmonics, larger rates, density control on an even schedule (see optimise_density), a start where the
+silhouettes and the colours of the views agree, or else one mild opacity reset, and discs rather than balls. Where
+pictures have alpha, the background is drawn anew in each step, as nothing else keeps colour out of what is empty, and
+alpha itself is compared too.
 """
 
 from __future__ import annotations

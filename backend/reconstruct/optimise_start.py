@@ -14,6 +14,7 @@ from backend.datatypes import CANONICAL_SIZE, Gaussians, Views
 from backend.errors import BadInput
 from backend.formats.images import resize
 from backend.reconstruct.normalize import Similarity, centering
+from backend.reconstruct.optimise_agree import where_views_agree
 from backend.render.visual_hull import hull_distances
 
 _RADIUS = 3.0  # where the median camera stands in the frame that is optimised in
@@ -101,7 +102,8 @@ def start_from_views(views: Views, count: int, generator: torch.Generator) -> Ga
 
 
 def _on_hull(views: Views, count: int) -> Gaussians:
-    """A Gaussian for each pixel of small versions of the views, in its colour, where its ray enters the hull."""
+    """A Gaussian for each pixel of small versions of the views, in its colour, where its ray enters the hull, or
+    behind that, where the other views show the same colour."""
     covered = float((views.rgba[:, 3] > _SOLID).float().mean()) * len(views)
     side = max(8, min(max(views.rgba.shape[-2:]), round(math.sqrt(count / max(covered, 1e-6)))))
     cameras = views.cameras.resized(side, side)
@@ -111,10 +113,10 @@ def _on_hull(views: Views, count: int) -> Gaussians:
     there = small[:, 3] > _SOLID
     means = (origins + distances[..., None] * directions)[there]
     footprint = (distances / cameras.intrinsics[:, 0, 0, None, None])[there]
-    framed, least = visibility(means, views)
-    # Where silhouettes disagree (a mask is wrong) points go wherever most agree; leave out what nobody confirms.
-    good = (framed > 0) & (least >= 0)
-    return _round(means[good], 0.6 * footprint[good], small[:, :3].permute(0, 2, 3, 1)[there][good], _HULL_OPACITY)
+    colors = small[:, :3].permute(0, 2, 3, 1)[there]
+    sources = torch.arange(len(views))[:, None, None].expand_as(there)[there]
+    means = where_views_agree(means, directions[there], colors, sources, views)
+    return _round(means, 0.6 * footprint, colors, _HULL_OPACITY)
 
 
 def _at_random(views: Views, count: int, generator: torch.Generator) -> Gaussians:
