@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from backend.bench import reconstruct, render
+from backend.bench import mesh, reconstruct, refine, render, texture
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,9 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(metavar="PART", required=True)
     modules = (
         ("render", render, "the Gaussian rasteriser"),
+        ("mesh", mesh, "the way from Gaussians to a textured mesh"),
+        ("texture", texture, "unwrapping, and the texture's texels"),
+        ("refine", refine, "fitting Gaussians to pictures"),
         ("reconstruct", reconstruct, "the published reconstructors, time and memory"),
     )
     for name, module, what in modules:

@@ -15,6 +15,7 @@ from backend.errors import BadInput
 MOST = 150_000  # more Gaussians than this are thinned out: a grid of 128 cells cannot show what they add
 FAINTEST = 0.02  # opacity below which a Gaussian neither shows nor hides anything
 FEW = 64  # fewer Gaussians than this have no neighbourhoods by which to tell a floater
+JITTER = 4e-6  # in the frame where the object is 1.8 wide
 CELLS = 48  # cells along the longest side in the search for floaters
 STRAY = 0.01  # a piece with less of the whole area than this is a floater
 
@@ -73,6 +74,7 @@ def prepare(gaussians: Gaussians) -> tuple[Gaussians, Frame]:
     """
     if len(gaussians) == 0:
         raise BadInput("There are no Gaussians to make a surface from.", "Give a .ply file with at least one Gaussian.")
+    gaussians = _thinned(gaussians, 8 * MOST)  # so many are enough to tell which ones are the object
     gaussians = Gaussians(*(getattr(gaussians, name).detach().float().cpu() for name in Gaussians.__dataclass_fields__))
     gaussians = gaussians[_finite(gaussians)]
     if len(gaussians) == 0:
@@ -103,14 +105,16 @@ def prepare(gaussians: Gaussians) -> tuple[Gaussians, Frame]:
     if longest <= 1e-12:
         raise BadInput("All Gaussians lie in one point and have no size.", "Check the scales in the file.")
     frame = Frame((low + high) / 2, CANONICAL_SIZE / longest)
+    # Very many in one place would make every search among neighbours a search among all.
+    jitter = torch.rand(gaussians.means.shape, generator=torch.Generator().manual_seed(0)) - 0.5
     gaussians = Gaussians(
-        (gaussians.means - frame.center) * frame.scale,
+        (gaussians.means - frame.center) * frame.scale + JITTER * jitter,
         (gaussians.scales * frame.scale).clamp(min=1e-4),
         gaussians.quats / gaussians.quats.norm(dim=1, keepdim=True),
         gaussians.opacities.clamp(max=1.0),
         gaussians.colors.clamp(0.0, 1.0),
     )
-    return _thinned(gaussians), frame
+    return _thinned(gaussians, MOST), frame
 
 
 def _solid(gaussians: Gaussians) -> torch.Tensor:
@@ -122,11 +126,11 @@ def _extent(means: torch.Tensor) -> float:
     return float((means.amax(dim=0) - means.amin(dim=0)).max())
 
 
-def _thinned(gaussians: Gaussians) -> Gaussians:
-    """At most MOST Gaussians: a random choice (always the same), grown so that they still cover the surface."""
-    if len(gaussians) <= MOST:
+def _thinned(gaussians: Gaussians, most: int) -> Gaussians:
+    """At most so many Gaussians: a random choice (always the same), grown so that they still cover the surface."""
+    if len(gaussians) <= most:
         return gaussians
-    chosen = torch.randperm(len(gaussians), generator=torch.Generator().manual_seed(0))[:MOST]
-    growth = (len(gaussians) / MOST) ** 0.5
-    few = gaussians[chosen]
+    chosen = torch.randperm(len(gaussians), generator=torch.Generator().manual_seed(0))[:most]
+    growth = (len(gaussians) / most) ** 0.5
+    few = gaussians[chosen.to(gaussians.means.device)]
     return Gaussians(few.means, few.scales * growth, few.quats, few.opacities, few.colors)

@@ -9,17 +9,19 @@ import torch
 
 from backend.datatypes import Gaussians, Mesh, Step
 from backend.errors import BadInput
+from backend.surface import topology
 from backend.surface.carve import empty_votes
 from backend.surface.clean import prepare
 from backend.surface.cover import cover
 from backend.surface.field import surface_field
 from backend.surface.grid import Grid, without_cavities, without_crumbs
-from backend.surface.points import oriented_points
+from backend.surface.points import Cloud, oriented_points
 from backend.surface.polygonise import polygonise
 from backend.surface.probe import Probe, front_facing, look, solid_alpha, sphere_cameras
+from backend.surface.settle import settle
 
 CAMERAS = 40
-SLACK = 0.03  # noise of the surface, in the frame where the object is 1.8 wide
+THINNEST, THICKEST = 0.5, 0.04  # slack of the votes: at least so many cells; at most, in the frame 1.8 wide
 PIXELS_PER_CELL = 1.5
 VIEWS_PER_STEP = 8
 SMOOTHING = 8
@@ -38,14 +40,15 @@ def extract_surface(gaussians: Gaussians, resolution: int = 128) -> Generator[St
     cloud, frame = prepare(gaussians)
     yield Step(1, STEPS, "Looking at the Gaussians")
 
-    covering = cover(cloud)
+    described = Cloud.of(cover(cloud))
+    covering, pressed = described.covering, described.pressed()
     points = covering.gaussians.means.numpy()
     reach = np.minimum(2 * covering.gaussians.scales.amax(dim=1).numpy(), 0.3)
     radius = float((np.linalg.norm(points, axis=1) + reach).max())
     cameras = sphere_cameras(CAMERAS, radius, int(PIXELS_PER_CELL * resolution))
     depths, alphas = [], []
     for start in range(0, CAMERAS, VIEWS_PER_STEP):
-        depth, alpha = look(covering.gaussians, cameras[start : start + VIEWS_PER_STEP])
+        depth, alpha = look(pressed, cameras[start : start + VIEWS_PER_STEP])
         depths.append(depth)
         alphas.append(alpha)
         yield Step(2 + start // VIEWS_PER_STEP, STEPS, "Looking at the Gaussians")
@@ -53,15 +56,17 @@ def extract_surface(gaussians: Gaussians, resolution: int = 128) -> Generator[St
 
     low, high = (points - reach[:, None]).min(axis=0), (points + reach[:, None]).max(axis=0)
     grid = Grid.around(np.maximum(low, -1.0), np.minimum(high, 1.0), resolution)
-    oriented = oriented_points(covering.gaussians, probe, grid, covering.spacing)
-    world = oriented.centers * grid.cell + grid.origin
-    front = front_facing(world, oriented.normals * oriented.sided[:, None], oriented.areas, probe, covering.spacing)
-    votes = empty_votes(grid, probe, front, max(SLACK, 0.4 * covering.spacing))
+    oriented = oriented_points(described, probe, grid)
+    front = front_facing(points, oriented.normals * oriented.sided[:, None], oriented.areas, probe, covering.spacing)
+    # What lies a little before the surface may be the noise of the Gaussians.
+    noise = min(2 * grid.cell * float(np.median(oriented.noise)), THICKEST)
+    votes = empty_votes(grid, probe, front, max(THINNEST * grid.cell, noise, 0.4 * covering.spacing))
     yield Step(STEPS - 2, STEPS, "Finding the surface")
 
-    field = surface_field(grid, oriented, votes)
+    field, oriented = surface_field(grid, oriented, votes)
     field = without_cavities(without_crumbs(field, CRUMB))
     yield Step(STEPS - 1, STEPS, "Finding the surface")
 
-    vertices, faces = polygonise(grid, field, SMOOTHING)
+    vertices, faces = polygonise(field, SMOOTHING)
+    vertices = settle(vertices, topology.vertex_normals(vertices, faces), oriented) * grid.cell + grid.origin
     return Mesh(frame.to_input(torch.from_numpy(vertices).float()), torch.from_numpy(faces))

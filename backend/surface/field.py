@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -20,8 +22,8 @@ LEAST_LEVEL = 0.15
 CANCELLED = 0.8  # agreement of the normals about a place below which it lies within a thin part
 
 
-def surface_field(grid: Grid, points: Points, votes: FloatArray) -> FloatArray:
-    """[grid.shape], negative inside, about the distance in cells near the surface.
+def surface_field(grid: Grid, points: Points, votes: FloatArray) -> tuple[FloatArray, Points]:
+    """[grid.shape], negative inside, about the distance in cells near the surface; and the points with better normals.
 
     votes: see `carve.empty_votes`.
     """
@@ -36,8 +38,8 @@ def surface_field(grid: Grid, points: Points, votes: FloatArray) -> FloatArray:
     level = _level(grid, points, chi)
     if not (chi > level).any():
         # The points lie deep within what shows (a heap of large Gaussians in one place): the outline is the object.
-        return (20.0 * (votes - FEW_VOTES)).astype(np.float32)
-    return ((level - chi) * 4.0).astype(np.float32)
+        return (20.0 * (votes - FEW_VOTES)).astype(np.float32), replace(points, sided=np.zeros_like(points.sided))
+    return ((level - chi) * 4.0).astype(np.float32), turned_to(points, chi, 1.0)
 
 
 def _level(grid: Grid, points: Points, chi: FloatArray) -> FloatArray:

@@ -38,11 +38,12 @@ class Grid:
         return ndimage.map_coordinates(field, self.to_cells(points).T, order=1, mode="nearest")
 
 
-def doubled(coarse: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """A field known at every second sample (0, 2, 4, ...) at all samples of a grid of `shape`, linear between them."""
+def doubled(coarse: FloatArray, shape: tuple[int, ...], least: bool = False) -> FloatArray:
+    """A field known at every second sample (0, 2, 4, ...) at all samples of a grid of `shape`, linear between them, or
+    with `least` the smaller of the two."""
     for axis in range(3):
         fine = np.moveaxis(np.repeat(coarse, 2, axis=axis), axis, 0)
-        fine[1:-1:2] = 0.5 * (fine[1:-1:2] + fine[2::2])
+        fine[1:-1:2] = np.minimum(fine[1:-1:2], fine[2::2]) if least else 0.5 * (fine[1:-1:2] + fine[2::2])
         coarse = np.moveaxis(fine, 0, axis)
     return np.ascontiguousarray(coarse[tuple(slice(0, size) for size in shape)])
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from backend.render.parallel import inlined, kernel
 
 FloatArray = NDArray[np.float32]
 
@@ -23,7 +24,7 @@ REACH = 2.5  # of a point, in its own radii
 ROUNDS, TOLERANCE = 40, 3e-3  # of the conjugate gradients on each grid
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@kernel
 def splat(points: FloatArray, values: FloatArray, radii: FloatArray, out: FloatArray) -> None:
     """Adds to out [X, Y, Z, D] the values [N, D] of points [N, 3] (in cells), spread by Gaussians of `radii`, sum 1."""
     width = values.shape[1]
@@ -43,7 +44,7 @@ def splat(points: FloatArray, values: FloatArray, radii: FloatArray, out: FloatA
                         out[a, b, c, d] += weight * values[i, d]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@kernel
 def divergence(vectors: FloatArray) -> FloatArray:
     """[X, Y, Z] of vectors [X, Y, Z, 3], per cell."""
     nx, ny, nz, _ = vectors.shape
@@ -62,7 +63,7 @@ def divergence(vectors: FloatArray) -> FloatArray:
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@inlined
 def _apply(x: FloatArray, a: FloatArray, out: FloatArray) -> float:
     """out = (a - laplace) x with x = 0 outside of the grid; returns x . out."""
     nx, ny, nz = x.shape
@@ -89,7 +90,7 @@ def _apply(x: FloatArray, a: FloatArray, out: FloatArray) -> float:
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@kernel
 def _conjugate_gradients(a: FloatArray, b: FloatArray, x: FloatArray, rounds: int, tolerance: float) -> int:
     """Improves x in place; the diagonal as preconditioner. Returns the rounds taken."""
     product = np.empty_like(x)

@@ -9,14 +9,13 @@ from skimage.measure import marching_cubes
 
 from backend.errors import BadInput
 from backend.surface import topology
-from backend.surface.grid import Grid
 
 STRAY = 0.02  # a piece with less of the whole area than this is dropped
 NEAREST = 0.02  # cells: samples closer to the surface than this are moved off it, or faces without area come out
 
 
-def polygonise(grid: Grid, field: NDArray[np.float32], smoothing: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """vertices [n, 3] and faces [m, 3] of the surface field = 0 (negative inside), outward and closed.
+def polygonise(field: NDArray[np.float32], smoothing: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """vertices [n, 3] in cells and faces [m, 3] of the surface field = 0 (negative inside), outward and closed.
 
     smoothing: rounds of Taubin's smoothing. Raises BadInput where there is no surface at all.
     """
@@ -37,7 +36,7 @@ def polygonise(grid: Grid, field: NDArray[np.float32], smoothing: int) -> tuple[
         faces = faces[:, ::-1]
     vertices, faces = without_stray_pieces(vertices, faces)
     vertices = taubin(vertices, faces, smoothing)
-    return vertices * grid.cell + grid.origin, np.ascontiguousarray(faces)
+    return vertices, np.ascontiguousarray(faces)
 
 
 def without_stray_pieces(

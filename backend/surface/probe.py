@@ -7,18 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from backend.cameras import look_at, pinhole, world_to_camera_opencv
 from backend.datatypes import Cameras, Gaussians
 from backend.render.geometry import rasterization_geometry
+from backend.render.parallel import chunks, kernel, run
 
 FloatArray = NDArray[np.float32]
 
 DISTANCE = 4.0  # of the cameras, in radii of the ball round the object: far enough to look nearly straight at all of it
-HIDDEN = 0.05  # how far behind the depth picture a Gaussian still counts as seen: the thickness of a noisy layer
 FACING_CELLS = 64
 SURE = 0.3  # length of the mean normal of a neighbourhood from which on it has one side only
 GRAZING = 0.15  # cosine between normal and sight below which a surface may as well be seen from behind
@@ -85,18 +84,18 @@ def solid_alpha(alpha: FloatArray) -> FloatArray:
     return np.clip((closed - 0.5 * outline) / outline, 0.0, 1.0).astype(np.float32)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _seen_from(
     means: FloatArray,
     normals: FloatArray,
+    hidden: FloatArray,
     viewmats: FloatArray,
     intrinsics: FloatArray,
     eyes: FloatArray,
     depth: FloatArray,
-    hidden: float,
-) -> FloatArray:
+    result: FloatArray,
+) -> None:
     count, height, width = depth.shape
-    result = np.zeros((means.shape[0], 5), np.float32)
     for i in range(means.shape[0]):
         x, y, z = means[i, 0], means[i, 1], means[i, 2]
         for c in range(count):
@@ -107,7 +106,7 @@ def _seen_from(
             column, row = int(u + intrinsics[c, 0, 2]), int(v + intrinsics[c, 1, 2])
             if column < 0 or row < 0 or column >= width or row >= height:
                 continue
-            if depth_here > depth[c, row, column] + hidden:
+            if depth_here > depth[c, row, column] + hidden[i]:
                 continue
             dx, dy, dz = eyes[c, 0] - x, eyes[c, 1] - y, eyes[c, 2] - z
             inverse = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
@@ -116,19 +115,24 @@ def _seen_from(
             result[i, 2] += dz * inverse
             cosine = (dx * normals[i, 0] + dy * normals[i, 1] + dz * normals[i, 2]) * inverse
             result[i, 3 if cosine > 0 else 4] += 1.0
-    return result
 
 
-def seen_from(means: FloatArray, normals: FloatArray, probe: Probe, spacing: float) -> FloatArray:
+def seen_from(means: FloatArray, normals: FloatArray, probe: Probe, hidden: FloatArray) -> FloatArray:
     """[N, 5]: the sum of the directions from which each point is seen, and how many cameras see it on the side to which
     its normal points, and on the other.
 
     On a plain surface the mean direction is the normal at half length; a sheet seen from both sides gets nothing, and
-    so does what lies within. spacing: of the points; one may lie that deep in the layer that it is part of.
+    so does what lies within. hidden [N]: how deep behind the depth picture a point may lie, in the layer that it is
+    part of.
     """
-    return _seen_from(
-        means, normals, probe.viewmats, probe.intrinsics, probe.eyes, probe.depth, max(HIDDEN, 0.7 * spacing)
+    result = np.zeros((len(means), 5), np.float32)
+    means, normals = (np.ascontiguousarray(values, np.float32) for values in (means, normals))
+    where = (probe.viewmats, probe.intrinsics, probe.eyes, probe.depth)
+    run(
+        _seen_from,
+        [(means[a:b], normals[a:b], hidden[a:b], *where, result[a:b]) for a, b in chunks(len(means), 4096)],
     )
+    return result
 
 
 def front_facing(

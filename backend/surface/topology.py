@@ -36,6 +36,11 @@ def euler_characteristic(faces: Faces) -> int:
     return len(np.unique(faces)) - len(edges) + len(faces)
 
 
+def genus(faces: Faces, vertices: int) -> int:
+    """The handles of all pieces together, of a closed mesh: 0 for balls, 1 for each torus."""
+    return pieces(faces, vertices)[0] - euler_characteristic(faces) // 2
+
+
 def face_normals(vertices: Vertices, faces: Faces) -> Vertices:
     """[m, 3]: normals as long as twice the face's area."""
     corners = vertices[faces]
