@@ -125,7 +125,7 @@ RECIPES: dict[str, Recipe] = {
         view_size=128,
         radius=3.0,
         fov_degrees=50.0,
-        seconds={"views": 12.0, "reconstruct": 3.0, "surface": 6.0, "texture": 10.0, "export": 1.0},
+        seconds={"views": 14.0, "reconstruct": 0.6, "surface": 2.0, "texture": 4.5, "export": 0.5},
     ),
     # radius: where an object of the canonical size fills as much of a picture as in what each model was trained on.
     "lgm": _reconstructor_only(

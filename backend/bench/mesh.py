@@ -141,6 +141,7 @@ def measure(shape: Shape, kind: str, gaussians: Gaussians, args: argparse.Namesp
     """The figures of one shape and kind, and pictures of the result."""
     from backend.bench.drawing import draw_gaussians, draw_mesh, likeness, unseen_cameras
     from backend.surface.extract import extract_surface
+    from backend.surface.refine import pays, refine
     from backend.surface.simplify import simplify
     from backend.texture.bake import bake_texture
 
@@ -150,6 +151,8 @@ def measure(shape: Shape, kind: str, gaussians: Gaussians, args: argparse.Namesp
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     fine = _comparison(shape, mesh)
     few = simplify(mesh, args.faces)
+    if pays(gaussians):  # as a job does
+        few = walk(refine(few, gaussians))
     coarse = _comparison(shape, few)
     psnr, ssim, texture_seconds, textured = 0.0, 0.0, 0.0, None
     if args.texture_size:
