@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.render.parallel import kernel
+from backend.render.parallel import inlined, kernel
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
@@ -147,6 +147,18 @@ def _draw(corners: FloatArray, first: IntArray, sizes: IntArray, offsets: NDArra
                     masks[offset + row * width + column] = 1
 
 
+@inlined
+def _cell(row, column, turn, width, height):
+    """Where a chart of width x height cells, turned by quarters, keeps the cell that comes to (row, column)."""
+    if turn == 0:
+        return row * width + column
+    if turn == 1:
+        return (height - 1 - column) * width + row
+    if turn == 2:
+        return (height - 1 - row) * width + width - 1 - column
+    return column * width + width - 1 - row
+
+
 @kernel
 def _fill(
     masks: NDArray, offsets: NDArray, sizes: IntArray, order: IntArray, cells: int, gap: int, places: IntArray
@@ -171,14 +183,7 @@ def _fill(
                 rows[row] = count
                 inside = False
                 for column in range(wide):
-                    if turn == 0:
-                        filled = masks[offset + row * width + column]
-                    elif turn == 1:
-                        filled = masks[offset + (height - 1 - column) * width + row]
-                    elif turn == 2:
-                        filled = masks[offset + (height - 1 - row) * width + width - 1 - column]
-                    else:
-                        filled = masks[offset + column * width + width - 1 - row]
+                    filled = masks[offset + _cell(row, column, turn, width, height)]
                     if filled and not inside:
                         runs[count, 0] = column
                         inside = True
@@ -214,14 +219,7 @@ def _fill(
         wide, tall = (width, height) if best_turn % 2 == 0 else (height, width)
         for row in range(tall):
             for column in range(wide):
-                if best_turn == 0:
-                    filled = masks[offset + row * width + column]
-                elif best_turn == 1:
-                    filled = masks[offset + (height - 1 - column) * width + row]
-                elif best_turn == 2:
-                    filled = masks[offset + (height - 1 - row) * width + width - 1 - column]
-                else:
-                    filled = masks[offset + column * width + width - 1 - row]
+                filled = masks[offset + _cell(row, column, best_turn, width, height)]
                 if not filled:
                     continue
                 left, right = max(best_x + column - gap, 0), min(best_x + column + gap, cells - 1)
