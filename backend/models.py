@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from backend.errors import BadInput
 from backend.recipes import Recipe, Reconstructor, ViewGenerator
 
 
@@ -14,16 +13,16 @@ class Models:
         self._reconstructors: dict[tuple[str, str], Reconstructor] = {}
         self.seconds: dict[str, float] = {}
 
-    def generator(self, recipe: Recipe, device: str) -> ViewGenerator:
-        """Raises MissingWeights where the recipe's weights are absent, BadInput where it has no generator."""
-        key = (recipe.name, device)
-        if recipe.load_generator is None:
-            raise BadInput(
-                f"The recipe '{recipe.name}' makes no views from words or a picture.",
-                "Give it posed pictures (reconstruct --cameras), or use the recipe 'starter'.",
-            )
+    def generator(self, recipe: Recipe, device: str, pictured: bool, untrained: bool = False) -> ViewGenerator:
+        """pictured: the one for a picture, not for words alone. untrained: with random weights.
+
+        Raises MissingWeights where the weights are absent, BadInput where the recipe has no such generator.
+        """
+        generation = recipe.generation(pictured)
+        load = generation.load_untrained if untrained and generation.load_untrained else generation.load
+        key = (f"{recipe.name} {generation.pack}", f"{device} untrained" if untrained else device)
         if key not in self._generators:
-            self._generators[key] = recipe.load_generator(device)
+            self._generators[key] = load(device)
         return self._generators[key]
 
     def reconstructor(self, recipe: Recipe, device: str, untrained: bool = False) -> Reconstructor:

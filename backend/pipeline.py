@@ -19,6 +19,7 @@ from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from backend.formats.images import write_png
 from backend.formats.transforms_json import write_transforms
 from backend.formats.whole_file import whole_file
+from backend.generating import begin_views, untrained_notes
 from backend.jobfolder import BASE_COLOR, GAUSSIANS, MESH_ARRAYS, MESH_GLB, PREVIEW, REQUEST, TRANSFORMS, JobFolder
 from backend.models import Models
 from backend.outside import load_job_views, load_posed_pictures
@@ -26,8 +27,6 @@ from backend.recipes import Reconstructor, find_recipe
 from backend.refining import Refiner, load_all_pictures
 from backend.report import Report
 from backend.request import RESULTS, Request
-from backend.views.picture import load_picture, prepare_picture
-from backend.views.prompts import check_prompt
 
 T = TypeVar("T")
 Events = Generator[Event, None, T]
@@ -99,7 +98,7 @@ class _Job:
         plan = self._plan(from_stage, to_stage)
         self.device = pick_device(self.device)
         stages = [stage for result in plan for stage in STAGES_OF[result]]
-        guesses = {stage: self.models.seconds.get(stage, self.recipe.seconds[stage]) for stage in stages}
+        guesses = {stage: self.models.seconds.get(stage, self._first_guess(stage)) for stage in stages}
         if self.request.refine_steps is not None and "reconstruct" in guesses:
             guesses["reconstruct"] = _SECONDS_A_STEP * self.request.refine_steps
         self.clock = Clock(guesses)
@@ -117,6 +116,11 @@ class _Job:
         self.report.write(self.clock.seconds, self.told)
         seconds = round(time.perf_counter() - self.clock.began, 3)
         yield Done(str(self.folder.path), self.folder.files(), list(self.told), seconds)
+
+    def _first_guess(self, stage: str) -> float:
+        if stage == "views" and self.request.cameras is None:
+            return self.recipe.generation(self.request.image is not None).seconds
+        return self.recipe.seconds[stage]
 
     # -- what is to be made -------------------------------------------------------------------------------------------
 
@@ -209,23 +213,8 @@ class _Job:
             views = posed.views
         else:
             yield self._begin("views", "Loading the view generator")
-            generator = self.models.generator(self.recipe, self.device)
-            if self.recipe.packs[0] is not None:
-                self.report.use_pack(self.recipe.packs[0])
-            steps = self.request.steps if self.request.steps is not None else self.recipe.steps
-            guidance = self.request.guidance if self.request.guidance is not None else self.recipe.guidance
-            self.report.sampling = {"steps": steps, "guidance": guidance}
-            image, notes = None, []
-            if self.request.image is not None:
-                picture = load_picture(self.request.image)
-                image, notes = prepare_picture(picture, generator.image_size, generator.object_fraction)
-            if self.request.prompt is not None:
-                vocabulary = getattr(generator, "vocabulary", None)
-                notes += check_prompt(self.request.prompt, vocabulary, pictured=image is not None)
+            walk, notes = begin_views(self.request, self.recipe, self.models, self.report, self.device)
             yield from self._warn(notes)
-            walk = generator.generate(
-                self.request.prompt, image, seed=self.request.seed, steps=steps, guidance=guidance
-            )
             views = (yield from self._walk(walk, "views")).to("cpu")
         self._check_stop()
         names = self.folder.view_names(len(views))
@@ -252,8 +241,7 @@ class _Job:
             # From the disk even where they were just made: going on from a folder later gives the same bits.
             views = load_job_views(self.folder / TRANSFORMS, notes)
             yield from self._warn(notes)
-            if self.request.random_weights:
-                yield from self._warn([f"{self.recipe.name} runs with random weights: what it makes means nothing."])
+            yield from self._warn(untrained_notes(self.request, self.recipe))
             notes = []
             if self.request.refine_steps is None:
                 gaussians = (yield from self._walk(self._network().reconstruct(views, notes))).to("cpu")
@@ -279,7 +267,7 @@ class _Job:
         untrained = bool(self.request.random_weights)
         network = self.models.reconstructor(self.recipe, self.device, untrained)
         if not untrained:
-            self.report.use_pack(self.recipe.packs[1])
+            self.report.use_pack(self.recipe.pack)
         return network
 
     def _refiner(self, steps: int) -> Refiner:

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
 
 class ViewGenerator(Protocol):
-    """Text or one picture to posed views; see backend.views.dmv3d.Dmv3dGenerator."""
+    """Text or one picture to posed views; see backend.views.dmv3d.Dmv3dGenerator.
+
+    image_size, object_fraction: the side of the square picture it takes, and the share of it that the object's larger
+    side should fill. prompt_notes: what of a prompt is ignored; raises BadInput where nothing is left of it.
+    """
 
     object_fraction: float
 
     @property
     def image_size(self) -> int: ...
 
-    def unknown_words(self, prompt: str) -> list[str]: ...
+    def prompt_notes(self, prompt: str, pictured: bool) -> list[str]: ...
 
     def generate(
         self, prompt: str | None = None, image: Tensor | None = None, *, seed: int, steps: int, guidance: float
@@ -37,23 +41,38 @@ class Reconstructor(Protocol):
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A generator, a reconstructor and their settings.
+class Generation:
+    """How a recipe comes to its views: a generator, its weights, and how it is best run.
 
-    load_generator: None where the recipe only takes posed pictures. load_untrained: the reconstructor with random
-    weights, None where its own are always there. packs: the weights of both, in the order generator, reconstructor.
-    view_count, view_size, radius, fov_degrees: the views that the reconstructor was trained on; posed pictures from
-    outside are brought to them. most_views: how many of those it can use. seconds: what each stage takes on two CPU
-    cores, for the first estimate of the time left.
+    pack: its weights. load_untrained: the same generator with random weights, None where its own are always there.
+    seconds: what it takes on two CPU cores, for the first estimate of the time left.
+    """
+
+    load: Callable[[str], ViewGenerator]
+    pack: str
+    steps: int
+    guidance: float
+    seconds: float
+    load_untrained: Callable[[str], ViewGenerator] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A generator for words, one for a picture (perhaps the same), a reconstructor, and their settings.
+
+    from_text, from_picture: None where the recipe makes no views of such a source; where both are, it takes posed
+    pictures only. pack: the reconstructor's weights. load_untrained: the reconstructor with random weights, None where
+    its own are always there. view_count, view_size, radius, fov_degrees: the views that the reconstructor was trained
+    on; posed pictures from outside are brought to them. most_views: how many of those it can use. seconds: what each
+    stage takes on two CPU cores, for the first estimate of the time left.
     """
 
     name: str
     title: str
-    load_generator: Callable[[str], ViewGenerator] | None
+    from_text: Generation | None
+    from_picture: Generation | None
     load_reconstructor: Callable[[str], Reconstructor]
-    packs: tuple[str | None, str]
-    steps: int
-    guidance: float
+    pack: str
     view_count: int
     view_size: int
     radius: float
@@ -61,6 +80,21 @@ class Recipe:
     seconds: dict[str, float]
     most_views: int | None = None
     load_untrained: Callable[[str], Reconstructor] | None = None
+
+    def generation(self, pictured: bool) -> Generation:
+        """How views are made of a picture, or of words alone. Raises BadInput where the recipe cannot."""
+        found, other = (self.from_picture, self.from_text) if pictured else (self.from_text, self.from_picture)
+        if found is not None:
+            return found
+        if other is not None:
+            wanted, lacking = ("words", "a picture") if pictured else ("a picture", "words alone")
+            raise BadInput(
+                f"The recipe '{self.name}' makes no views from {lacking}.", f"Give it {wanted}, or use another recipe."
+            )
+        raise BadInput(
+            f"The recipe '{self.name}' makes no views from words or a picture.",
+            "Give it posed pictures (reconstruct --cameras), or use the recipe 'starter'.",
+        )
 
     def used_views(self, available: int) -> int:
         """How many of so many posed pictures are used; what is too few is for `best_spread` to refuse."""
@@ -97,12 +131,11 @@ def _reconstructor_only(
     return Recipe(
         name=name,
         title=title,
-        load_generator=None,
+        from_text=None,
+        from_picture=None,
         load_reconstructor=_published(pack, untrained=False),
         load_untrained=_published(pack, untrained=True),
-        packs=(None, pack),
-        steps=1,
-        guidance=1.0,
+        pack=pack,
         view_count=views[0],
         most_views=views[1],
         view_size=size,
@@ -112,20 +145,21 @@ def _reconstructor_only(
     )
 
 
+_STARTER_GENERATION = Generation(_starter_generator, "dmv3d", steps=25, guidance=3.0, seconds=14.0)
+
 RECIPES: dict[str, Recipe] = {
     "starter": Recipe(
         name="starter",
         title="Starter: small models trained on everyday things, on any machine",
-        load_generator=_starter_generator,
+        from_text=_STARTER_GENERATION,
+        from_picture=_STARTER_GENERATION,
         load_reconstructor=_starter_reconstructor,
-        packs=("dmv3d", "lgm"),
-        steps=25,
-        guidance=3.0,
+        pack="lgm",
         view_count=4,
         view_size=128,
         radius=3.0,
         fov_degrees=50.0,
-        seconds={"views": 14.0, "reconstruct": 0.6, "surface": 2.0, "texture": 4.5, "export": 0.5},
+        seconds={"views": 2.0, "reconstruct": 0.6, "surface": 2.0, "texture": 4.5, "export": 0.5},
     ),
     # radius: where an object of the canonical size fills as much of a picture as in what each model was trained on.
     "lgm": _reconstructor_only(

@@ -237,7 +237,7 @@ class Server:
             "version": __version__,
             "protocol": PROTOCOL,
             "device": device,
-            "recipes": [name for name, recipe in RECIPES.items() if recipe.load_generator is not None],
+            "recipes": [name for name, recipe in RECIPES.items() if recipe.from_text or recipe.from_picture],
             "packs": {name: pack.present for name, pack in PACKS.items()},
         }
 

@@ -39,8 +39,10 @@ def _reconstructor(device: str) -> object:
 
 
 if __name__ == "__main__":
+    starter = recipes.RECIPES["starter"]
+    generation = recipes.Generation(_generator, "dmv3d", steps=5, guidance=3.0, seconds=1.0)
     recipes.RECIPES["starter"] = replace(
-        recipes.RECIPES["starter"], load_generator=_generator, load_reconstructor=_reconstructor, steps=5, view_size=32
+        starter, from_text=generation, from_picture=generation, load_reconstructor=_reconstructor, view_size=32
     )
     from backend.__main__ import main
 

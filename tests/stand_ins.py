@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from backend.cameras import orbit, rays
 from backend.datatypes import Gaussians, Mesh, Step, TexturedMesh, Views
-from backend.recipes import RECIPES
+from backend.recipes import RECIPES, Recipe
+from backend.views.prompts import check_prompt
 from backend.vocabulary import Vocabulary
 
 RADIUS = 0.9
@@ -66,8 +68,8 @@ class TinyGenerator:
         self.vocabulary = Vocabulary()
         self.calls: list[dict] = []
 
-    def unknown_words(self, prompt: str) -> list[str]:
-        return self.vocabulary.encode(prompt).unknown
+    def prompt_notes(self, prompt: str, pictured: bool) -> list[str]:
+        return check_prompt(prompt, self.vocabulary, pictured)
 
     def generate(
         self, prompt: str | None = None, image: Tensor | None = None, *, seed: int, steps: int, guidance: float
@@ -102,13 +104,21 @@ class TinyReconstructor:
         return ball_gaussians(color=(float(color[0]), float(color[1]), float(color[2])))
 
 
-TINY = replace(
-    RECIPES["starter"],
-    load_generator=lambda device: TinyGenerator(),
-    load_reconstructor=lambda device: TinyReconstructor(),
-    view_size=VIEW_SIZE,
-    steps=3,
-)
+def tiny_recipe(load_generator: Callable[[str], Any] = lambda device: TinyGenerator(), steps: int = 3) -> Recipe:
+    """The starter recipe with tiny models."""
+    starter = RECIPES["starter"]
+    assert starter.from_text is not None
+    generation = replace(starter.from_text, load=load_generator, steps=steps)
+    return replace(
+        starter,
+        from_text=generation,
+        from_picture=generation,
+        load_reconstructor=lambda device: TinyReconstructor(),
+        view_size=VIEW_SIZE,
+    )
+
+
+TINY = tiny_recipe()
 
 
 def quick_surface(gaussians: Gaussians, faces: int) -> Generator[Step, None, Mesh]:

@@ -173,8 +173,7 @@ def test_missing_weights_and_devices_are_told_before_anything_is_lost(
     def missing(device: str) -> Any:
         raise MissingWeights("The weights are missing.")
 
-    tiny = stand_ins.TINY
-    monkeypatch.setitem(recipes.RECIPES, "starter", type(tiny)(**{**tiny.__dict__, "load_generator": missing}))
+    monkeypatch.setitem(recipes.RECIPES, "starter", stand_ins.tiny_recipe(missing))
     with pytest.raises(MissingWeights):
         run(tmp_path, prompt=PROMPT)
     assert contents(tmp_path) == before

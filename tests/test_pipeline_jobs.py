@@ -103,13 +103,12 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_does_not(tmp_pat
 
 def test_models_are_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    tiny = stand_ins.TINY
 
     def load(device: str) -> stand_ins.TinyGenerator:
         loaded.append(device)
         return stand_ins.TinyGenerator()
 
-    monkeypatch.setitem(recipes.RECIPES, "starter", type(tiny)(**{**tiny.__dict__, "load_generator": load}))
+    monkeypatch.setitem(recipes.RECIPES, "starter", stand_ins.tiny_recipe(load))
     models = Models()
     for seed in range(3):
         run(tmp_path / str(seed), models=models, prompt=PROMPT, seed=seed, device="cpu")
@@ -131,7 +130,7 @@ def test_a_picture_becomes_a_mesh(tmp_path: Path) -> None:
     write_png(tmp_path / "ball.png", stand_ins.ball_views(size=64).rgba[0])
     models = Models()
     run(tmp_path / "job", models=models, image=str(tmp_path / "ball.png"))
-    call = models.generator(stand_ins.TINY, backend.pipeline.pick_device()).calls[0]
+    call = models.generator(stand_ins.TINY, backend.pipeline.pick_device(), pictured=True).calls[0]
     assert call["prompt"] is None
     assert tuple(call["image"].shape) == (4, 32, 32)
     # The larger side takes two thirds of the frame.

@@ -114,8 +114,11 @@ def test_the_register_is_whole_and_honest() -> None:
         assert (entry.bytes is None) <= ("the size" in entry.unconfirmed)
         assert (entry.licence == "not stated") <= ("the licence" in entry.unconfirmed)
     for recipe in RECIPES.values():
-        assert recipe.packs[1] in PACKS | PUBLISHED
-        assert (recipe.packs[1] in PUBLISHED) == (recipe.load_untrained is not None)
+        assert (recipe.pack in PUBLISHED) == (recipe.load_untrained is not None)
+        for part in (recipe, recipe.from_text, recipe.from_picture):
+            if part is not None:
+                assert part.pack in PACKS | PUBLISHED
+                assert (part.pack in PUBLISHED) == (part.load_untrained is not None)
 
 
 def test_the_data_folder_is_the_add_ons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -272,7 +275,7 @@ def test_missing_weights_say_where_to_get_them(home: Path) -> None:
     for name in ("lgm", "grm", "geolrm"):
         with pytest.raises(MissingWeights, match="not on this machine") as caught:
             RECIPES[name].load_reconstructor("cpu")
-        for word in (f"weights download {RECIPES[name].packs[1]}", "weights import", "--random-weights", "licence"):
+        for word in (f"weights download {RECIPES[name].pack}", "weights import", "--random-weights", "licence"):
             assert word in caught.value.fix
 
 

@@ -14,6 +14,7 @@ from backend.errors import BadInput
 from backend.nets.diffusion import ddim_step, log_snr
 from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
 from backend.render.triplane import render_rays_sparse
+from backend.views.prompts import check_prompt
 from backend.views.signed import from_signed, to_signed
 from backend.vocabulary import Vocabulary
 from backend.weights import STARTER_PACK, load_checkpoint, load_into
@@ -69,6 +70,10 @@ class Dmv3dGenerator:
     def unknown_words(self, prompt: str) -> list[str]:
         """The words of a prompt that mean nothing to this model."""
         return self.vocabulary.encode(prompt).unknown
+
+    def prompt_notes(self, prompt: str, pictured: bool) -> list[str]:
+        """See `check_prompt`."""
+        return check_prompt(prompt, self.vocabulary, pictured)
 
     def _clean_planes(
         self, noisy: Tensor, inputs: tuple[Tensor, ...], time: Tensor, tokens: Tensor, clean: bool

@@ -1,0 +1,43 @@
+"""The first stage of a job that begins with words or a picture: the recipe's generator, ready to be walked."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from backend.datatypes import Step, Views
+from backend.models import Models
+from backend.recipes import Recipe
+from backend.report import Report
+from backend.request import Request
+from backend.views.picture import load_picture, prepare_picture
+
+
+def untrained_notes(request: Request, recipe: Recipe) -> list[str]:
+    """What to say where a published model runs without its weights."""
+    words = f"{recipe.name} runs with random weights: what it makes means nothing."
+    return [words] if request.random_weights else []
+
+
+def begin_views(
+    request: Request, recipe: Recipe, models: Models, report: Report, device: str
+) -> tuple[Generator[Step, None, Views], list[str]]:
+    """The walk that makes the views, and what the user should know before it begins.
+
+    Raises MissingWeights, and BadInput where the recipe takes no such source, or where picture or prompt say nothing.
+    """
+    pictured, untrained = request.image is not None, bool(request.random_weights)
+    generation = recipe.generation(pictured)
+    generator = models.generator(recipe, device, pictured, untrained)
+    if not untrained:
+        report.use_pack(generation.pack)
+    steps = request.steps if request.steps is not None else generation.steps
+    guidance = request.guidance if request.guidance is not None else generation.guidance
+    report.sampling = {"steps": steps, "guidance": guidance}
+    notes, image = untrained_notes(request, recipe), None
+    if request.image is not None:
+        picture = load_picture(request.image)
+        image, more = prepare_picture(picture, generator.image_size, generator.object_fraction)
+        notes += more
+    if request.prompt is not None:
+        notes += generator.prompt_notes(request.prompt, pictured)
+    return generator.generate(request.prompt, image, seed=request.seed, steps=steps, guidance=guidance), notes
