@@ -152,12 +152,12 @@ def environments(development: bool, with_bpy: bool) -> tuple[Path, Path]:
 
 
 def backend_environment(development: bool) -> Path:
-    """The Python of .environments/backend with torch and the rest; with pytest, ruff and mypy for `development`."""
+    """The Python of .environments/backend with torch and the rest; for `development` with pytest, ruff, mypy, and what
+    the models of others need."""
     if torch_builds().intel_mac():
         raise Stop("Intel Macs have no current torch, numba or Blender, so Splatsmith cannot run on this machine.")
     build = torch_builds().detect()
-    lines = [line.split("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
-    torch_pin, *others = [line for line in lines if line]
+    (torch_pin, *others), published = pins()
 
     def install(python: Path) -> None:
         _install_torch(python, torch_pin, build)
@@ -165,10 +165,18 @@ def backend_environment(development: bool) -> Path:
 
     python = _environment("backend", Path(sys.executable), [torch_pin, build, *others], install)
     stamp = ENVIRONMENTS / "backend" / "development.json"
-    if development and _read(stamp) != json.dumps(DEVELOPMENT_PINS):
-        _pip(python, DEVELOPMENT_PINS)
-        stamp.write_text(json.dumps(DEVELOPMENT_PINS), encoding="utf-8")
+    more = [*published, *DEVELOPMENT_PINS]
+    if development and _read(stamp) != json.dumps(more):
+        _pip(python, more)
+        stamp.write_text(json.dumps(more), encoding="utf-8")
     return python
+
+
+def pins() -> tuple[list[str], list[str]]:
+    """The backend's pins, torch first, and those that only the models of others need."""
+    lines = [line.partition("#") for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
+    found = [(pin.strip(), mark.strip() == "published") for pin, _, mark in lines if pin.strip()]
+    return [pin for pin, published in found if not published], [pin for pin, published in found if published]
 
 
 def _install_torch(python: Path, pin: str, build: str) -> None:

@@ -46,6 +46,18 @@ def test_one_version_everywhere():
     assert f'__version__ = "{project["version"]}"' in backend
 
 
+def test_the_demo_does_without_what_only_published_models_need():
+    starter, published = build_addon.pins()
+    named = {pin.split("==")[0] for pin in published}
+    assert starter[0].startswith("torch==")
+    assert {"diffusers", "transformers", "accelerate", "huggingface_hub"} <= named
+    assert not named & {pin.split("==")[0] for pin in starter}
+    assert all("==" in pin and " " not in pin for pin in starter + published)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = {wanted.split(">=")[0] for wanted in project["optional-dependencies"]["published"]}
+    assert extra <= named
+
+
 def test_without_git_the_folder_is_walked(monkeypatch):
     tracked = set(build_addon._files(build_addon.ADDON))
     monkeypatch.setenv("PATH", "")
