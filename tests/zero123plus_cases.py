@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
-
-pytest.importorskip("diffusers")
-
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from ruled_weights import PARITY, ruled
 from safetensors.torch import load_file

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from backend.nets.clip import PICTURE_ENCODER
+
 UNET: dict[str, Any] = {
     "sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "use_linear_projection": True,
     "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 1024,
@@ -20,11 +22,7 @@ TEXT_ENCODER: dict[str, Any] = {
     "vocab_size": 49408, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23,
     "num_attention_heads": 16, "max_position_embeddings": 77, "hidden_act": "gelu", "projection_dim": 512,
 }  # fmt: skip
-VISION_ENCODER: dict[str, Any] = {
-    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
-    "image_size": 224, "patch_size": 14, "projection_dim": 1024, "hidden_act": "gelu",
-}  # fmt: skip
-COMPONENTS = {"unet": UNET, "vae": VAE, "text_encoder": TEXT_ENCODER, "vision_encoder": VISION_ENCODER}
+COMPONENTS = {"unet": UNET, "vae": VAE, "text_encoder": TEXT_ENCODER, "vision_encoder": PICTURE_ENCODER}
 SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear",
     "prediction_type": "v_prediction", "steps_offset": 1,
