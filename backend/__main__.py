@@ -66,6 +66,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_source(views)
     _add_job(views, mesh=False, sampling=True)
 
+    edit = _command(commands, "edit-views", "drop or replace views of a job before the mesh is made", _edit_views)
+    edit.add_argument("folder", metavar="DIR", help="the folder of the job; go on with generate --from-stage gaussians")
+    edit.add_argument(
+        "--drop", type=int, nargs="+", action="extend", default=[], metavar="N", help="leave out view N (views/00N.png)"
+    )
+    edit.add_argument(
+        "--replace",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="N=FILE",
+        help="put a picture in the place of view N",
+    )
+    edit.add_argument("--undo", action="store_true", help="bring back the views as they were before the last change")
+    edit.add_argument("--json", action="store_true", help="print JSON")
+
     reconstruct = _command(commands, "reconstruct", "posed pictures to Gaussians and a textured mesh", _reconstruct)
     reconstruct.add_argument("--cameras", required=True, metavar="FILE", help="a transforms.json")
     reconstruct.add_argument(
@@ -159,6 +175,27 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _views(options: argparse.Namespace) -> int:
     return _run(options, _fields(options), None, "views")
+
+
+def _edit_views(options: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    replace: dict[int, str] = {}
+    for text in options.replace:
+        number, equals, path = text.partition("=")
+        if not equals or not number.isdecimal() or not path:
+            raise BadInput(f"--replace {text[:80]} makes no sense.", "Write it as --replace 1=picture.png.")
+        replace[int(number)] = path
+    if options.undo and (options.drop or replace):
+        raise BadInput("--undo stands alone.", "Undo first, then drop or replace.")
+    from backend.editing import edit_views, undo
+
+    edited = undo(options.folder) if options.undo else edit_views(options.folder, options.drop, replace)
+    for warning in edited.warnings:
+        print(f"Note: {warning}", file=sys.stderr)
+    print(json.dumps(asdict(edited)) if options.json else "\n".join(edited.views))
+    return 0
 
 
 def _reconstruct(options: argparse.Namespace) -> int:

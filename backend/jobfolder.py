@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from backend import earlier
 from backend.errors import BadInput
 from backend.formats.whole_file import TEMPORARY_PREFIX, write_text, writing_failed
 
@@ -99,11 +100,41 @@ class JobFolder:
         return (self / name).is_file()
 
     def begin_result(self, result: str, keep: Path | None = None) -> None:
-        """Call it when `result` is about to be renamed into place: removes what it outdates, but not `keep`."""
+        """Call it when `result` is about to be renamed into place: removes what it outdates, but not `keep`.
+
+        Views that were there are kept aside, and can be brought back until a mesh is made.
+        """
+        if result == "views" and self.is_job and self.has("views"):
+            self.keep_views()
+        elif result == "mesh":
+            earlier.forget(self.path)
         with contextlib.suppress(OSError):
             for name in _OUTDATED[result]:
                 if (self / name) != keep:
                     (self / name).unlink(missing_ok=True)
+
+    def keep_views(self) -> None:
+        """Put copies of the views aside and move there what was made from them. Raises BadInput."""
+        views = [f"views/{view.name}" for view in self._view_files()]
+        later = [name for name in _OUTDATED["views"] if name not in (TRANSFORMS, REPORT)]
+        earlier.keep(self.path, [REQUEST, REPORT, TRANSFORMS, *views], later)
+
+    def bring_back_views(self) -> None:
+        """Undo the last change to the views. Raises BadInput where none is kept."""
+        if not self.earlier_views:
+            raise BadInput("There is no earlier version of these views.", "They are kept until the mesh is made.")
+        step = earlier.steps(self.path)[-1]
+        for name in _OUTDATED["views"]:
+            (self / name).unlink(missing_ok=True)
+        for view in self._view_files():
+            if not (step / "views" / view.name).is_file():
+                view.unlink(missing_ok=True)
+        earlier.bring_back(self.path, last=TRANSFORMS)
+
+    @property
+    def earlier_views(self) -> int:
+        """How many changes to the views can be undone."""
+        return len(earlier.steps(self.path))
 
     def remove_if_empty(self) -> None:
         """After a job that came to nothing: remove what `create` made, unless there is a result in it."""

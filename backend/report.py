@@ -79,6 +79,7 @@ class Report:
             "sizes": {**_mapping(earlier.get("sizes")), **self.sizes, "bytes": self._folder.sizes()},
             "warnings": list(dict.fromkeys([*_texts(earlier.get("warnings")), *warnings])),
             "similarity": self.similarity.to_json() if self.similarity else earlier.get("similarity"),
+            "edited_views": earlier.get("edited_views"),
             "posed_pictures": self.posed_pictures or earlier.get("posed_pictures"),
         }
         self._folder.write_json(REPORT, {key: value for key, value in document.items() if value is not None})
