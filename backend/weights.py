@@ -16,9 +16,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backend.errors import MissingWeights
-from backend.packs import read_metadata
+from backend.packs import Published, read_metadata
 
 STARTER_PACK = Path(__file__).parent / "starter_pack"
+
+
+def how_to_get(pack: Published) -> str:
+    """Where the weights are to be had, and under which licence."""
+    size = f"{pack.bytes / 1e9:.1f} GB, " if pack.bytes else ""
+    return (
+        f"Download them with 'python -m backend weights download {pack.name}' ({size}licence: {pack.licence}), bring "
+        f"them from {pack.page} with 'weights import {pack.name} FOLDER', or try the way with --random-weights."
+    )
 
 
 def sha256_of(path: Path) -> str:

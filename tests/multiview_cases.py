@@ -17,10 +17,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from backend.nets.multiview_unet import MultiViewUNet
+from backend.views.mvdream_untrained import Sizes
 
 STORED = Path(__file__).parent / "parity" / "mvdream.safetensors"
 VARIANTS = {"mvdream": 4, "imagedream": 5}  # how many views each denoises
 TOLERANCE = 1e-4
+# A whole pipeline of some 9 million random numbers, whose pictures have 64 pixels a side.
+SMALL = Sizes(
+    latent=8, unet_channels=32, head_channels=16, words=32, text_layers=2, vocabulary=514,
+    vae_channels=(16, 16, 32, 32), vae_groups=8, picture=28, picture_layers=2,
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1)

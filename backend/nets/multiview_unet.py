@@ -158,9 +158,7 @@ class MultiViewUNet(ModelMixin, ConfigMixin):
         dtype = self.dtype
         if picture_latent is not None:
             latents = torch.cat([latents[:, :-1], picture_latent[:, None].to(latents.dtype)], 1)
-        time = get_timestep_embedding(
-            timestep, self.config["model_channels"], flip_sin_to_cos=True, downscale_freq_shift=0
-        )
+        time = time_features(timestep, self.config["model_channels"])
         embedding = self.time_embed(time.to(dtype))[:, None] + self.camera_embed(camera.to(dtype))
         embedding = embedding.expand(groups, views, -1).flatten(0, 1)
         words = words.to(dtype)
@@ -176,6 +174,11 @@ class MultiViewUNet(ModelMixin, ConfigMixin):
         for stage in self.output_blocks:
             x = stage(torch.cat([x, skips.pop()], 1), *given)
         return self.out(x).unflatten(0, (groups, views))
+
+
+def time_features(timestep: Tensor, width: int) -> Tensor:
+    """[G, width] cosines and sines of times [G], in float32."""
+    return get_timestep_embedding(timestep, width, flip_sin_to_cos=True, downscale_freq_shift=0)
 
 
 def _embedder(inputs: int, outputs: int) -> nn.Sequential:

@@ -8,8 +8,9 @@ import torch
 
 from backend.device import inference_dtype
 from backend.errors import MissingWeights
-from backend.packs import PUBLISHED, Published
+from backend.packs import PUBLISHED
 from backend.reconstruct.checkpoints import prepared
+from backend.weights import how_to_get
 
 if TYPE_CHECKING:
     from backend.recipes import Reconstructor
@@ -48,12 +49,3 @@ def untrained_published(name: str, device: str) -> Reconstructor:
     from backend.reconstruct.published_lgm import PublishedLgm
 
     return PublishedLgm.untrained(device=device, dtype=inference_dtype(device, torch.float16))
-
-
-def how_to_get(pack: Published) -> str:
-    """Where the weights are to be had, and under which licence."""
-    size = f"{pack.bytes / 1e9:.1f} GB, " if pack.bytes else ""
-    return (
-        f"Download them with 'python -m backend weights download {pack.name}' ({size}licence: {pack.licence}), bring "
-        f"them from {pack.page} with 'weights import {pack.name} FOLDER', or try the way with --random-weights."
-    )

@@ -1,0 +1,160 @@
+"""MVDream (arXiv 2308.16512) and ImageDream (arXiv 2312.02201) as view generators: words or a picture to four posed
+views, framed as LGM wants them.
+
+The models' azimuth 90 shows the front: LGM takes their views in the order 1, 2, 3, 0. They paint a plain background,
+which is cut away here. Where ours stand is where published LGM's do: 2.46 from an object of the canonical size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from backend.cameras import orbit
+from backend.datatypes import Step, Views
+from backend.device import inference_dtype
+from backend.errors import BadInput
+from backend.formats.images import resize
+from backend.views.matting import plain_background_matte
+from backend.views.mvdream_loading import load_pipeline
+from backend.views.mvdream_pipeline import MOST_STEPS, VIEWS, MultiViewPipeline
+from backend.views.picture import object_bounds
+
+RADIUS, FOV_DEGREES = 2.46, 49.1
+ELEVATION = 0.0  # of all four views
+OBJECT_FRACTION = 0.8  # of a picture that the object's larger side takes, before and after
+PICTURE_SIDE = 512  # what CLIP sees is reduced from this
+ORDER = [1, 2, 3, 0]
+# The released demonstration's, for words alone; with a picture its negative is empty.
+NEGATIVE_PROMPT = (
+    "ugly, blurry, pixelated obscure, unnatural colors, poor lighting, dull, unclear, cropped, lowres, low quality, "
+    "artifacts, duplicate"
+)
+# About what Stable Diffusion's decoder makes of a latent pixel: red, green and blue of each of the four channels.
+LATENT_COLORS = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
+_ROOM = 6 * 2**30  # bytes free on a GPU from which all parts stay there
+
+
+class MultiViewGenerator:
+    """Either model; which one, the pipeline knows. `image_size` and `object_fraction` as recipes.ViewGenerator says."""
+
+    object_fraction = OBJECT_FRACTION
+    image_size = PICTURE_SIDE
+
+    def __init__(self, pipeline: MultiViewPipeline, device: str = "cpu") -> None:
+        self.pipeline = pipeline
+        if device != "mps":  # whose kernels do not know the layout
+            for module in (pipeline.unet, pipeline.vae):
+                module.to(memory_format=torch.channels_last)
+        if device == "cuda" and torch.cuda.mem_get_info()[0] < _ROOM:
+            pipeline.enable_model_cpu_offload()
+        else:
+            pipeline.to(device)
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> MultiViewGenerator:
+        """A folder as published. Raises MissingWeights where something is missing, damaged or of another shape."""
+        return cls(load_pipeline(folder, inference_dtype(device, torch.float16)), device)
+
+    @classmethod
+    def untrained(cls, pictured: bool, device: str = "cpu") -> MultiViewGenerator:
+        """At full size with random weights: for trying and measuring the way, never for a result."""
+        from backend.views.mvdream_untrained import FULL, untrained_pipeline
+
+        return cls(untrained_pipeline(pictured, FULL, inference_dtype(device, torch.float16)), device)
+
+    def prompt_notes(self, prompt: str, pictured: bool) -> list[str]:
+        """Warns of words beyond what the text encoder reads."""
+        ignored = self.pipeline.ignored_words(prompt)
+        return [f"The prompt is longer than the model can take in; ignored: '{ignored[:80]}'."] if ignored else []
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        image: Tensor | None = None,
+        *,
+        seed: int = 0,
+        steps: int = 30,
+        guidance: float = 7.5,
+        elevation: float = ELEVATION,
+    ) -> Generator[Step, None, Views]:
+        """Four views at azimuth 0, 90, 180 and 270 of one object.
+
+        image: [4, S, S] prepared picture, straight RGBA, for ImageDream. elevation: of the views' cameras, in degrees,
+        positive above. Yields a Step with a preview after each denoising step; cancelled by closing. Raises BadInput.
+        """
+        self._check(prompt, image, steps)
+        size = self.pipeline.size
+        rgb = None if image is None else image[:3] * image[3:] + (1 - image[3:])
+        walk = self.pipeline.walk(
+            prompt or "", rgb, negative_prompt=NEGATIVE_PROMPT if image is None else "", steps=steps,
+            guidance=guidance, elevation=elevation, seed=seed,
+        )  # fmt: skip
+        try:
+            while True:
+                try:
+                    index, _, clean = next(walk)
+                except StopIteration as end:
+                    pictures = end.value
+                    break
+                # The last step's pictures are not decoded yet: the stage is not over.
+                yield Step(index + 1, steps + 1, "Imagining the object from four sides", latent_preview(clean[ORDER]))
+        finally:
+            walk.close()
+        rgba = torch.stack([without_background(picture) for picture in pictures[ORDER]])
+        if image is None:  # ImageDream keeps the frame that its picture shows
+            rgba = framed(rgba)
+        yield Step(steps + 1, steps + 1, "Cutting the views out", rgba)
+        cameras = orbit([360.0 / VIEWS * index for index in range(VIEWS)], elevation, RADIUS, FOV_DEGREES, size)
+        return Views(rgba, cameras)
+
+    def _check(self, prompt: str | None, image: Tensor | None, steps: int) -> None:
+        if not prompt and image is None:
+            raise BadInput("There is neither a prompt nor a picture.", "Type what to make, or choose a picture.")
+        if (image is not None) != self.pipeline.pictured:
+            wants, other = ("a picture", "MVDream") if self.pipeline.pictured else ("words only", "ImageDream")
+            raise BadInput(f"This model takes {wants}.", f"Use {other}.")
+        if image is not None and (image.ndim != 3 or image.shape[0] != 4 or image.shape[1] != image.shape[2]):
+            raise BadInput(f"The picture must be [4, S, S], not {tuple(image.shape)}.", "Prepare it first.")
+        if not 1 <= steps <= MOST_STEPS:
+            raise BadInput(f"The model samples in 1 to {MOST_STEPS} steps, not {steps}.", "Ask for about 30.")
+
+
+def latent_preview(latents: Tensor) -> Tensor:
+    """[V, 4, 4h, 4w] opaque pictures of latents [V, 4, h, w] without the decoder."""
+    colors = latents.new_tensor(LATENT_COLORS)
+    rgb = (torch.einsum("vchw,cr->vrhw", latents.float(), colors) / 2 + 0.5).clamp(0, 1).cpu()
+    large = rgb.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    return torch.cat([large, torch.ones_like(large[:, :1])], 1)
+
+
+def without_background(rgb: Tensor) -> Tensor:
+    """[4, S, S] of a picture [3, S, S]; opaque where its background is not plain or nothing stands out from it."""
+    matte = plain_background_matte(rgb.permute(1, 2, 0).numpy())
+    if matte is None or not 0.002 < float(matte.alpha.mean()) < 0.97:
+        return torch.cat([rgb, torch.ones_like(rgb[:1])])
+    colors, alpha = (torch.from_numpy(part).float() for part in (matte.rgb, matte.alpha))
+    return torch.cat([colors.permute(2, 0, 1), alpha[None]]).clamp(0, 1)
+
+
+def framed(rgba: Tensor) -> Tensor:
+    """Views [V, 4, S, S], each object moved to the middle and all scaled alike, so that the largest takes its share.
+
+    The released demonstration scales each view by itself, which makes a long object taller from the front than from
+    the side. Where a view kept its background, nothing is moved.
+    """
+    size = rgba.shape[-1]
+    if bool((rgba[:, 3] > 0.99).all((1, 2)).any()):
+        return rgba
+    bounds = [object_bounds(view[3]) for view in rgba]
+    scale = OBJECT_FRACTION * size / max(max(bottom - top, right - left) for top, bottom, left, right in bounds)
+    result = torch.zeros_like(rgba)
+    for view, (top, bottom, left, right), target in zip(rgba, bounds, result, strict=True):
+        height, width = (max(1, min(size, round(scale * length))) for length in (bottom - top, right - left))
+        above, before = (size - height) // 2, (size - width) // 2
+        moved = resize(view[:, top:bottom, left:right], height, width)
+        target[:, above : above + height, before : before + width] = moved
+    return result
