@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,14 @@ from backend.datatypes import Gaussians, Step, Views
 from backend.errors import BadInput, MissingWeights
 from backend.nets.grm import GaussianMaps
 from backend.nets.grm_config import GrmConfig
-from backend.reconstruct.grm import GrmReconstructor, canonical, model_pictures, model_poses, turned_back
+from backend.reconstruct.grm import (
+    GrmReconstructor,
+    canonical,
+    model_pictures,
+    model_poses,
+    ring_offset,
+    turned_back,
+)
 from backend.render.gaussian_reference import rotation_matrices
 from backend.weights import save_checkpoint
 
@@ -116,6 +124,24 @@ def test_a_gaussian_lies_on_its_pixels_ray() -> None:
     assert torch.allclose(gaussians.means, torch.cat(expected), atol=1e-5)
     assert torch.allclose(gaussians.scales, torch.tensor(0.0125 / 0.9), atol=1e-6)
     assert torch.allclose(gaussians.colors, torch.tensor(0.5))
+
+
+def test_an_even_ring_stands_at_the_quarter_turns_that_the_model_knows() -> None:
+    """Views 10 degrees off give the Gaussians of views in place, turned by as much."""
+    views = ball_views(32)
+    place = orbit([0.0, 90.0, 180.0, 270.0], 20.0, 3.0, 50.0, 32)
+    off = orbit([10.0, 100.0, 190.0, 280.0], 20.0, 3.0, 50.0, 32)
+    reconstructor = GrmReconstructor.untrained(TINY)
+    expected, _ = walked(reconstructor, Views(views.rgba, place), [])
+    found, _ = walked(reconstructor, Views(views.rgba, off), [])
+    c, s = math.cos(math.radians(10)), math.sin(math.radians(10))
+    turn = torch.tensor([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+    assert len(found) == len(expected) > 0
+    assert torch.allclose(found.means, expected.means @ turn.T, atol=1e-4)
+    rotations = turn @ rotation_matrices(expected.quats)
+    assert torch.allclose(rotation_matrices(found.quats), rotations, atol=1e-4)
+    assert ring_offset(orbit([30.0, 150.0, 270.0, 330.0], 20.0, 3.0, 50.0, 32)) == 0.0
+    assert ring_offset(orbit([350.0, 80.0, 170.0, 260.0], 20.0, 3.0, 50.0, 32)) == pytest.approx(-10, abs=1e-3)
 
 
 def test_views_that_the_model_cannot_use() -> None:

@@ -95,6 +95,38 @@ def turned_back(quats: Tensor) -> Tensor:
     return torch.nn.functional.normalize(quats @ left.T, dim=-1)
 
 
+def ring_offset(cameras: Cameras) -> float:
+    """By how many degrees an even ring of four stands off the quarter turns that the model was trained on, -45 to 45;
+    0 for any other cameras."""
+    position = cameras.camera_to_world[:, :3, 3]
+    azimuths = torch.rad2deg(torch.atan2(position[:, 0], position[:, 2])) % 360.0
+    gaps = (azimuths.roll(-1) - azimuths) % 360.0
+    if len(cameras) != 4 or float((gaps - 90.0).abs().max()) > 1.0:
+        return 0.0
+    return float((azimuths[0] + 45.0) % 90.0 - 45.0)
+
+
+def turned_about_up(cameras: Cameras, degrees: float) -> Cameras:
+    """The cameras moved around +Y, to azimuths greater by so much."""
+    pose = cameras.camera_to_world.clone()
+    pose[:, :3] = _about_up(degrees) @ pose[:, :3]
+    return Cameras(pose, cameras.intrinsics, cameras.width, cameras.height)
+
+
+def gaussians_about_up(gaussians: Gaussians, degrees: float) -> Gaussians:
+    """The Gaussians turned about +Y likewise."""
+    half = math.radians(degrees) / 2
+    c, s = math.cos(half), math.sin(half)
+    left = gaussians.quats.new_tensor([[c, 0.0, -s, 0.0], [0.0, c, 0.0, s], [s, 0.0, c, 0.0], [0.0, -s, 0.0, c]])
+    means = gaussians.means @ _about_up(degrees).T
+    return Gaussians(means, gaussians.scales, gaussians.quats @ left.T, gaussians.opacities, gaussians.colors)
+
+
+def _about_up(degrees: float) -> Tensor:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return torch.tensor([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+
+
 def joined(parts: list[Gaussians]) -> Gaussians:
     """All of them."""
     return Gaussians(*(torch.cat([getattr(part, name) for part in parts]) for name in Gaussians.__dataclass_fields__))
@@ -153,6 +185,9 @@ class GrmReconstructor:
         """
         warnings = [] if warnings is None else warnings
         views = self.chosen(views.to("cpu"), warnings)
+        offset = ring_offset(views.cameras)
+        if abs(offset) > 0.01:
+            views = Views(views.rgba, turned_about_up(views.cameras, -offset))
         poses, scale = model_poses(views.cameras)
         pictures = model_pictures(views, self.config.input_res, warnings)[None].to(self.device)
         focal = 0.5 / math.tan(math.radians(FOV_DEGREES) / 2)
@@ -179,4 +214,4 @@ class GrmReconstructor:
                 "Nothing can be made out in the views.", "Choose pictures that show one object on a plain background."
             )
         yield Step(total, total, "Placing Gaussians")
-        return gaussians
+        return gaussians_about_up(gaussians, offset) if abs(offset) > 0.01 else gaussians
