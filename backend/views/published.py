@@ -1,0 +1,37 @@
+"""The published generators that see a picture: with their weights, or with random ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backend.errors import MissingWeights
+from backend.packs import PUBLISHED
+from backend.views.folders import published_folder
+from backend.weights import how_to_get
+
+if TYPE_CHECKING:
+    from backend.recipes import ViewGenerator
+
+
+def picture_generator(pack: str, device: str, untrained: bool = False, **options: Any) -> ViewGenerator:
+    """A generator with a pack's weights. options: of its class; `way` by name, as in `WAYS`.
+
+    Raises MissingWeights, which says where to get them, and BadInput where a library is not installed.
+    """
+    if pack.startswith("zero123plus"):
+        from backend.views.zero123plus import VERSIONS, Zero123PlusGenerator
+
+        version = VERSIONS[pack.removeprefix("zero123plus-")]
+        if untrained:
+            return Zero123PlusGenerator.untrained(version, device=device, **options)
+        return Zero123PlusGenerator.load(published_folder(pack), version, device, **options)
+
+    from backend.views.sv3d import WAYS, Sv3dGenerator
+
+    options["way"] = WAYS[options["way"]]
+    if untrained:
+        return Sv3dGenerator.untrained(device=device, **options)
+    found = PUBLISHED[pack]
+    if not found.path.is_file():
+        raise MissingWeights(f"The weights of {found.title.split(':')[0]} are not on this machine.", how_to_get(found))
+    return Sv3dGenerator.load(found.path, device=device, **options)
