@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,25 @@ def test_another_unet_takes_the_place_of_the_folders(folder: Path, tmp_path: Pat
     save_file({"conv_in.bias": torch.zeros(3)}, tmp_path / "white.safetensors")
     with pytest.raises(MissingWeights, match=r"white\.safetensors"):
         Zero123PlusGenerator.load(folder, white_unet=tmp_path / "white.safetensors", tile=TILE)
+
+
+def test_names_as_older_libraries_wrote_them_are_read(
+    folder: Path, generator: Zero123PlusGenerator, tmp_path: Path
+) -> None:
+    """The published files are from before diffusers and transformers renamed some of their tensors."""
+    shutil.copytree(folder, tmp_path / "older")
+    text, vae = (tmp_path / "older" / name for name in ("text_encoder/model.safetensors", FILES[3]))
+    state = {f"text_model.{key}": value for key, value in load_file(text).items()}
+    save_file(state | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, text, {"format": "pt"})
+    state = load_file(vae)
+    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
+        state = {key.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): value for key, value in state.items()}
+    assert any("proj_attn" in key for key in state)
+    save_file(state, vae, {"format": "pt"})
+    older = Zero123PlusGenerator.load(tmp_path / "older", tile=TILE).model
+    assert torch.equal(older.empty_prompt, generator.model.empty_prompt)
+    mine = generator.model.vae.state_dict()
+    assert all(torch.equal(value, mine[key]) for key, value in older.vae.state_dict().items())
 
 
 FILES = [
