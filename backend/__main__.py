@@ -12,6 +12,7 @@ from typing import Any
 
 from backend import __version__, weights_command
 from backend.errors import BadInput, SplatsmithError
+from backend.recipes import RECIPES
 
 # Commands whose module brings its own arguments: add_NAME_arguments(parser) and run_NAME(options).
 _DEVELOPING = {
@@ -59,12 +60,14 @@ def _parser() -> argparse.ArgumentParser:
     generate = _command(commands, "generate", "text or a picture to Gaussians and a textured mesh", _generate)
     _add_source(generate)
     _add_job(generate, mesh=True, sampling=True)
+    _add_random_weights(generate)
     generate.add_argument("--from-stage", choices=("views", "gaussians", "mesh"), help="go on in an existing folder")
     generate.add_argument("--to-stage", choices=("views", "gaussians", "mesh"), help="stop after this result")
 
     views = _command(commands, "views", "text or a picture to views only", _views)
     _add_source(views)
     _add_job(views, mesh=False, sampling=True)
+    _add_random_weights(views)
 
     edit = _command(commands, "edit-views", "drop or replace views of a job before the mesh is made", _edit_views)
     edit.add_argument("folder", metavar="DIR", help="the folder of the job; go on with generate --from-stage gaussians")
@@ -87,12 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     reconstruct.add_argument(
         "--model", dest="recipe", default="starter", help="the reconstructor: starter, lgm, grm or geolrm (starter)"
     )
-    reconstruct.add_argument(
-        "--random-weights",
-        action="store_true",
-        default=None,
-        help="a published model without its weights: to try the way of a job; what it makes means nothing",
-    )
+    _add_random_weights(reconstruct)
     _add_job(reconstruct, mesh=True, sampling=False, recipe=False)
 
     refine = _command(commands, "refine", "Gaussians fitted to posed pictures, and a textured mesh", _refine)
@@ -136,6 +134,11 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", metavar="FILE", help="a picture of one object")
 
 
+def _add_random_weights(parser: argparse.ArgumentParser) -> None:
+    text = "published models without their weights: to try the way of a job; what it makes means nothing"
+    parser.add_argument("--random-weights", action="store_true", default=None, help=text)
+
+
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
 
@@ -143,7 +146,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _add_job(parser: argparse.ArgumentParser, *, mesh: bool, sampling: bool, recipe: bool = True) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the job; made if need be")
     if recipe:
-        parser.add_argument("--recipe", default=None, help="which models to use (starter)")
+        parser.add_argument("--recipe", default=None, help=f"which models to use: {', '.join(RECIPES)} (starter)")
     if sampling:
         parser.add_argument("--seed", type=int, help="another seed gives another object (0)")
         parser.add_argument("--steps", type=int, help="denoising steps; more is slower and finer")

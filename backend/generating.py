@@ -6,16 +6,30 @@ from collections.abc import Generator
 
 from backend.datatypes import Step, Views
 from backend.models import Models
+from backend.packs import PUBLISHED
 from backend.recipes import Recipe
 from backend.report import Report
 from backend.request import Request
 from backend.views.picture import load_picture, prepare_picture
+from backend.weights import missing_weights
 
 
 def untrained_notes(request: Request, recipe: Recipe) -> list[str]:
     """What to say where a published model runs without its weights."""
     words = f"{recipe.name} runs with random weights: what it makes means nothing."
     return [words] if request.random_weights else []
+
+
+def check_weights(request: Request, recipe: Recipe, plan: list[str]) -> None:
+    """Before anything is spent on a job: whether all weights are there that it surely needs. Raises MissingWeights."""
+    packs = []
+    if "views" in plan and request.cameras is None:
+        packs.append(recipe.generation(request.image is not None).pack)
+    if "gaussians" in plan and request.gaussians is None and request.refine_steps is None:
+        packs.append(recipe.pack)
+    missing = [PUBLISHED[pack] for pack in packs if pack in PUBLISHED and not PUBLISHED[pack].path.is_file()]
+    if missing and not request.random_weights:
+        raise missing_weights(*missing)
 
 
 def begin_views(
@@ -29,7 +43,8 @@ def begin_views(
     generation = recipe.generation(pictured)
     generator = models.generator(recipe, device, pictured, untrained)
     if not untrained:
-        report.use_pack(generation.pack)
+        for pack in (generation.pack, *generation.also):
+            report.use_pack(pack)
     steps = request.steps if request.steps is not None else generation.steps
     guidance = request.guidance if request.guidance is not None else generation.guidance
     report.sampling = {"steps": steps, "guidance": guidance}

@@ -6,7 +6,8 @@ from backend.recipes import Recipe, Reconstructor, ViewGenerator
 
 
 class Models:
-    """Loads a recipe's networks when they are first needed. seconds: what each stage took the last time."""
+    """Loads a recipe's networks when they are first needed, and lets go of what another recipe used before: published
+    ones fill a machine's memory. seconds: what each stage took the last time."""
 
     def __init__(self) -> None:
         self._generators: dict[tuple[str, str], ViewGenerator] = {}
@@ -22,6 +23,7 @@ class Models:
         load = generation.load_untrained if untrained and generation.load_untrained else generation.load
         key = (f"{recipe.name} {generation.pack}", f"{device} untrained" if untrained else device)
         if key not in self._generators:
+            self._generators.clear()
             self._generators[key] = load(device)
         return self._generators[key]
 
@@ -29,6 +31,7 @@ class Models:
         """untrained: with random weights. Raises MissingWeights where the recipe's weights are absent."""
         key = (recipe.name, f"{device} untrained" if untrained else device)
         if key not in self._reconstructors:
+            self._reconstructors.clear()
             load = recipe.load_untrained if untrained and recipe.load_untrained else recipe.load_reconstructor
             self._reconstructors[key] = load(device)
         return self._reconstructors[key]

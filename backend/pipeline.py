@@ -19,7 +19,7 @@ from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from backend.formats.images import write_png
 from backend.formats.transforms_json import write_transforms
 from backend.formats.whole_file import whole_file
-from backend.generating import begin_views, untrained_notes
+from backend.generating import begin_views, check_weights, untrained_notes
 from backend.jobfolder import BASE_COLOR, GAUSSIANS, MESH_ARRAYS, MESH_GLB, PREVIEW, REQUEST, TRANSFORMS, JobFolder
 from backend.models import Models
 from backend.outside import load_job_views, load_posed_pictures
@@ -96,6 +96,7 @@ class _Job:
 
     def run(self, from_stage: str | None, to_stage: str | None) -> Events[None]:
         plan = self._plan(from_stage, to_stage)
+        check_weights(self.request, self.recipe, plan)
         self.device = pick_device(self.device)
         stages = [stage for result in plan for stage in STAGES_OF[result]]
         guesses = {stage: self.models.seconds.get(stage, self._first_guess(stage)) for stage in stages}

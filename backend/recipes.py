@@ -44,8 +44,8 @@ class Reconstructor(Protocol):
 class Generation:
     """How a recipe comes to its views: a generator, its weights, and how it is best run.
 
-    pack: its weights. load_untrained: the same generator with random weights, None where its own are always there.
-    seconds: what it takes on two CPU cores, for the first estimate of the time left.
+    pack: its weights; also: further packs that take part. load_untrained: the same generator with random weights, None
+    where its own are always there. seconds: what it takes on two CPU cores, for the first estimate of the time left.
     """
 
     load: Callable[[str], ViewGenerator]
@@ -54,6 +54,7 @@ class Generation:
     guidance: float
     seconds: float
     load_untrained: Callable[[str], ViewGenerator] | None = None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,47 @@ def _published(name: str, untrained: bool) -> Callable[[str], Reconstructor]:
     return load
 
 
-def _reconstructor_only(
-    name: str, pack: str, title: str, *, views: tuple[int, int], size: int, radius: float, fov: float, seconds: float
+def _multiview(pack: str, untrained: bool) -> Callable[[str], ViewGenerator]:
+    """Loads MVDream or ImageDream, or makes one with random weights."""
+
+    def load(device: str) -> ViewGenerator:
+        from backend.views.folders import check_libraries, published_folder
+
+        folder = None if untrained else published_folder(pack)
+        check_libraries()
+        from backend.views.mvdream import MultiViewGenerator
+
+        if folder is None:
+            return MultiViewGenerator.untrained(pack == "imagedream", device)
+        return MultiViewGenerator.load(folder, device)
+
+    return load
+
+
+def _multiview_generation(pack: str, guidance: float) -> Generation:
+    load, untrained = (_multiview(pack, untrained) for untrained in (False, True))
+    return Generation(load, pack, steps=30, guidance=guidance, seconds=600.0, load_untrained=untrained)
+
+
+def _published_recipe(
+    name: str,
+    pack: str,
+    title: str,
+    *,
+    views: tuple[int, int],
+    size: int,
+    radius: float,
+    fov: float,
+    seconds: float,
+    from_text: Generation | None = None,
+    from_picture: Generation | None = None,
 ) -> Recipe:
-    """A published reconstructor for posed pictures. views: the fewest and the most."""
+    """A published reconstructor, and the generators that feed it. views: the fewest and the most posed pictures."""
     return Recipe(
         name=name,
         title=title,
-        from_text=None,
-        from_picture=None,
+        from_text=from_text,
+        from_picture=from_picture,
         load_reconstructor=_published(pack, untrained=False),
         load_untrained=_published(pack, untrained=True),
         pack=pack,
@@ -145,14 +178,16 @@ def _reconstructor_only(
     )
 
 
-_STARTER_GENERATION = Generation(_starter_generator, "dmv3d", steps=25, guidance=3.0, seconds=14.0)
+_STARTER_TEXT = Generation(_starter_generator, "dmv3d", steps=25, guidance=3.0, seconds=14.0)
+# What a picture shows is told to the model in a word as well; more than told, it would outshout the picture.
+_STARTER_PICTURE = Generation(_starter_generator, "dmv3d", steps=25, guidance=1.0, seconds=8.0, also=("reader",))
 
 RECIPES: dict[str, Recipe] = {
     "starter": Recipe(
         name="starter",
         title="Starter: small models trained on everyday things, on any machine",
-        from_text=_STARTER_GENERATION,
-        from_picture=_STARTER_GENERATION,
+        from_text=_STARTER_TEXT,
+        from_picture=_STARTER_PICTURE,
         load_reconstructor=_starter_reconstructor,
         pack="lgm",
         view_count=4,
@@ -162,15 +197,17 @@ RECIPES: dict[str, Recipe] = {
         seconds={"views": 2.0, "reconstruct": 0.6, "surface": 2.0, "texture": 4.5, "export": 0.5},
     ),
     # radius: where an object of the canonical size fills as much of a picture as in what each model was trained on.
-    "lgm": _reconstructor_only(
-        "lgm", "lgm-big", "LGM as published: four posed pictures",
+    "lgm": _published_recipe(
+        "lgm", "lgm-big", "LGM as published, fed by MVDream (words), ImageDream (a picture), or four posed pictures",
+        from_text=_multiview_generation("mvdream", guidance=7.5),
+        from_picture=_multiview_generation("imagedream", guidance=5.0),
         views=(4, 4), size=256, radius=2.46, fov=49.1, seconds=15.0,
     ),
-    "grm": _reconstructor_only(
+    "grm": _published_recipe(
         "grm", "grm-u", "GRM as published: four posed pictures",
         views=(4, 4), size=512, radius=2.7, fov=50.0, seconds=200.0,
     ),
-    "geolrm": _reconstructor_only(
+    "geolrm": _published_recipe(
         "geolrm", "geolrm", "GeoLRM as published: two to 24 posed pictures",
         views=(2, 24), size=448, radius=2.7, fov=39.6, seconds=300.0,
     ),

@@ -21,13 +21,22 @@ from backend.packs import Published, read_metadata
 STARTER_PACK = Path(__file__).parent / "starter_pack"
 
 
-def how_to_get(pack: Published) -> str:
-    """Where the weights are to be had, and under which licence."""
-    size = f"{pack.bytes / 1e9:.1f} GB, " if pack.bytes else ""
+def how_to_get(*packs: Published) -> str:
+    """Where weights are to be had, and under which licence."""
+    ways = []
+    for pack in packs:
+        size = f"{pack.bytes / 1e9:.1f} GB, " if pack.bytes else ""
+        ways.append(f"'python -m backend weights download {pack.name}' ({size}licence: {pack.licence})")
     return (
-        f"Download them with 'python -m backend weights download {pack.name}' ({size}licence: {pack.licence}), bring "
-        f"them from {pack.page} with 'weights import {pack.name} FOLDER', or try the way with --random-weights."
+        f"Download them with {' and '.join(ways)}, bring them from {' and '.join(pack.page for pack in packs)} with "
+        f"'weights import {packs[0].name} FOLDER', or try the way with --random-weights."
     )
+
+
+def missing_weights(*packs: Published) -> MissingWeights:
+    """The error for weights that are not on this machine; it says how to get them."""
+    titles = " and ".join(pack.title.split(":")[0] for pack in packs)
+    return MissingWeights(f"The weights of {titles} are not on this machine.", how_to_get(*packs))
 
 
 def sha256_of(path: Path) -> str:

@@ -85,9 +85,8 @@ def test_the_sizes_are_read_from_shapes(variant: str) -> None:
     config = small_config(variant)
     shapes = {key: tuple(value.shape) for key, value in small_network(variant).state_dict().items()}
     told = config_of(shapes, config)
-    assert {key: told[key] for key in config if key != "image_size"} == {
-        key: value for key, value in config.items() if key != "image_size"
-    }
+    assert {key: told[key] for key in config} == config
+    assert config_of(shapes, {"image_size": "large"})["image_size"] == 32
 
 
 def test_other_weights_are_told_apart() -> None:

@@ -94,7 +94,7 @@ def test_without_weights_the_way_to_them_is_told(
 
 def test_a_reconstructor_makes_no_views(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        backend.__main__.main(["generate", "--prompt", "a mug", "--recipe", "lgm", "--out", str(tmp_path / "a")]) == 1
+        backend.__main__.main(["generate", "--prompt", "a mug", "--recipe", "grm", "--out", str(tmp_path / "a")]) == 1
     )
     assert "posed pictures" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "a").exists()

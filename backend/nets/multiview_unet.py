@@ -75,7 +75,8 @@ class MultiViewUNet(ModelMixin, ConfigMixin):
     """Noise in the latents of V views of an object, given its words, its cameras and perhaps a picture of it.
 
     The arguments are those of the released config.json. ip_dim: how many tokens a picture becomes, 0 for MVDream, which
-    takes none; ip_weight: what its attention counts beside the words'. image_size is not used.
+    takes none; ip_weight: what its attention counts beside the words'. image_size: the side of the latents that it was
+    trained on; the network itself takes any multiple of eight.
     """
 
     @register_to_config
@@ -186,8 +187,8 @@ def _embedder(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def config_of(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The arguments of a MultiViewUNet that a state dict's shapes tell; num_head_channels and ip_weight, which none
-    tells, are taken from `hints` or are the released ones'.
+    """The arguments of a MultiViewUNet that a state dict's shapes tell; num_head_channels, ip_weight and image_size,
+    which none tells, are taken from `hints` or are the released ones'.
 
     Raises MissingWeights where these are not the shapes of such a network.
     """
@@ -228,9 +229,10 @@ def config_of(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any] | No
             "Choose another file.",
         ) from error
     hints = hints or {}
-    heads, weight = hints.get("num_head_channels"), hints.get("ip_weight")
+    heads, weight, side = (hints.get(name) for name in ("num_head_channels", "ip_weight", "image_size"))
     return {
         **found,
+        "image_size": side if isinstance(side, int) and 0 < side <= 128 and side % 8 == 0 else 32,
         "num_head_channels": heads if isinstance(heads, int) and heads > 0 else 64,
         "ip_weight": weight if isinstance(weight, int | float) else 1.0,
     }

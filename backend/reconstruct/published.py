@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from backend.device import inference_dtype
-from backend.errors import MissingWeights
 from backend.packs import PUBLISHED
 from backend.reconstruct.checkpoints import prepared
-from backend.weights import how_to_get
+from backend.weights import missing_weights
 
 if TYPE_CHECKING:
     from backend.recipes import Reconstructor
@@ -20,7 +19,7 @@ def load_published(name: str, device: str) -> Reconstructor:
     """A reconstructor with a pack's weights. Raises MissingWeights, which says where to get them."""
     pack = PUBLISHED[name]
     if not pack.path.is_file():
-        raise MissingWeights(f"The weights of {pack.title.split(':')[0]} are not on this machine.", how_to_get(pack))
+        raise missing_weights(pack)
     path = prepared(str(pack.model), pack.path)
     if pack.model == "grm":
         from backend.reconstruct.grm import GrmReconstructor

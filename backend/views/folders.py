@@ -17,7 +17,7 @@ import torch
 
 from backend.errors import BadInput, MissingWeights
 from backend.packs import PUBLISHED
-from backend.weights import how_to_get, read_shapes
+from backend.weights import missing_weights, read_shapes
 
 INDEX = "model_index.json"
 _STEMS = ("diffusion_pytorch_model", "model")  # diffusers' and transformers' names for a part's weights
@@ -28,7 +28,7 @@ def published_folder(name: str) -> Path:
     """Where a pack that is a folder lies. Raises MissingWeights, which says how to get it."""
     pack = PUBLISHED[name]
     if not (pack.folder / INDEX).is_file():
-        raise MissingWeights(f"The weights of {pack.title.split(':')[0]} are not on this machine.", how_to_get(pack))
+        raise missing_weights(pack)
     return pack.folder
 
 
