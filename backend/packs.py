@@ -58,6 +58,7 @@ class Pack:
 
 PACKS: dict[str, Pack] = {
     "dmv3d": Pack("dmv3d", "Starter DMV3D: text or one picture to four views", "dmv3d.safetensors"),
+    "reader": Pack("reader", "Starter reader: what a picture shows and from where", "reader.safetensors"),
     "lgm": Pack("lgm", "Starter LGM: four views to Gaussians", "lgm.safetensors"),
 }
 

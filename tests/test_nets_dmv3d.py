@@ -7,11 +7,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from backend.cameras import orbit
+from backend.cameras import orbit, world_to_camera_opencv
 from backend.errors import BadInput
 from backend.nets.diffusion import alpha_sigma, ddim_step, log_snr
 from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
-from backend.views.dmv3d import AZIMUTHS, FOV_DEGREES, RADIUS, Dmv3dGenerator, camera_inputs
+from backend.views.dmv3d import AZIMUTHS, ELEVATION, FOV_DEGREES, RADIUS, Dmv3dGenerator, camera_inputs
+from backend.views.picture_reader import Reading
 from backend.views.signed import from_signed, to_signed
 from backend.vocabulary import Vocabulary
 
@@ -136,13 +137,64 @@ def test_generation_yields_steps_and_obeys_its_seed() -> None:
     assert not torch.equal(views.rgba, _walk(generator, prompt="a red mug", seed=2)[1].rgba)
 
 
+class _Reader:
+    """Reads every picture alike."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+
+    def read(self, picture: torch.Tensor) -> Reading:
+        return self.reading
+
+
+def _told(reading: Reading, prompt: str | None) -> tuple[torch.Tensor, list[int], object]:
+    """The cameras and words that a generator with such a reader tells its network, and the views it returns."""
+    network, told = _network(), {}
+    network.register_forward_pre_hook(lambda _, inputs: told.update(cameras=inputs[2][0], tokens=inputs[5][0].tolist()))
+    generator = Dmv3dGenerator(network, Vocabulary(), reader=lambda: _Reader(reading))
+    _, views = _walk(generator, prompt=prompt, image=torch.rand(4, 64, 64))
+    return told["cameras"], told["tokens"], views
+
+
+def test_the_network_is_told_from_where_a_picture_was_taken() -> None:
+    cameras, tokens, views = _told(Reading(None, 0.3, 40.0, 10.0), None)
+    expected = orbit([40.0 + turn for turn in AZIMUTHS], 10.0, RADIUS, FOV_DEGREES, 32)
+    assert torch.allclose(cameras, world_to_camera_opencv(expected), atol=1e-5)
+    assert tokens == Vocabulary().no_text()
+    # The views that come back go round from there, the hidden sides seen from a little above.
+    heights = [10.0, ELEVATION, ELEVATION, ELEVATION]
+    expected = orbit([40.0 + turn for turn in AZIMUTHS], heights, RADIUS, FOV_DEGREES, 64)
+    assert torch.allclose(views.cameras.camera_to_world, expected.camera_to_world, atol=1e-5)
+
+
+def test_the_network_is_told_what_a_picture_shows_unless_the_prompt_says_so() -> None:
+    mug, encode = Reading("mug", 0.9, 0.0, 20.0), Vocabulary().encode
+    assert _told(mug, None)[1] == encode("a mug").tokens
+    assert _told(mug, "red")[1] == encode("mug red").tokens
+    assert _told(mug, "a red chair")[1] == encode("a red chair").tokens
+
+
+def test_the_pictured_side_has_the_pictures_colours() -> None:
+    network = _network()
+    with torch.no_grad():
+        network.field[-1].bias[0] = 3.0  # something to see
+    generator, picture = Dmv3dGenerator(network, Vocabulary()), torch.rand(4, 64, 64)
+    picture[3] = 0.0
+    picture[3, 16:48, 16:48] = 1.0
+    views = _walk(generator, image=picture)[1]
+    assert torch.equal(views.rgba[0, :3, 16:48, 16:48], picture[:3, 16:48, 16:48])
+    elsewhere = _walk(generator, image=picture, cameras=views.cameras)[1]
+    assert torch.equal(views.rgba[:, 3], elsewhere.rgba[:, 3])  # the outlines stay the generator's own
+    assert torch.equal(views.rgba[0, :, :16], elsewhere.rgba[0, :, :16])
+
+
 def test_a_picture_conditions_the_views() -> None:
     generator = Dmv3dGenerator(_network(), Vocabulary())
-    picture = torch.rand(4, 32, 32)
+    picture = torch.rand(4, 64, 64)
     _, one = _walk(generator, image=picture, seed=1)
     _, other = _walk(generator, image=1 - picture, seed=1)
     assert not torch.equal(one.rgba, other.rgba)
     with pytest.raises(BadInput, match="picture must be"):
-        _walk(generator, image=torch.rand(4, 16, 16))
+        _walk(generator, image=torch.rand(4, 32, 32))
     with pytest.raises(BadInput, match="neither"):
         _walk(generator)

@@ -30,6 +30,6 @@ def test_pictures_are_judged_and_shown(tmp_path: Path) -> None:
     )
     generator = Dmv3dGenerator(Dmv3d(config), Vocabulary())
     figures = from_pictures(generator, 0, tmp_path, count=2)
-    assert 0 <= figures["front_silhouette_iou"] < 0.9  # an untrained network hits nothing
+    assert 0 <= figures["pictured_silhouette_iou"] < 0.9  # an untrained network hits nothing
     assert figures["color_difference"] > 0
-    assert Image.open(tmp_path / "pictures.png").size == (2 * 5 * 32, 32 + 14)
+    assert Image.open(tmp_path / "pictures.png").size == (2 * 9 * 64, 64 + 14)

@@ -19,6 +19,7 @@ from backend.errors import BadInput
 from backend.nets.grm import GaussianMaps, Grm, gaussian_maps
 from backend.nets.grm_config import PAPER, GrmConfig
 from backend.reconstruct.normalize import best_spread
+from backend.reconstruct.turning import gaussians_about_up, turned_about_up
 from backend.views.reaim import reaim
 from backend.weights import load_network, read_config
 
@@ -104,27 +105,6 @@ def ring_offset(cameras: Cameras) -> float:
     if len(cameras) != 4 or float((gaps - 90.0).abs().max()) > 1.0:
         return 0.0
     return float((azimuths[0] + 45.0) % 90.0 - 45.0)
-
-
-def turned_about_up(cameras: Cameras, degrees: float) -> Cameras:
-    """The cameras moved around +Y, to azimuths greater by so much."""
-    pose = cameras.camera_to_world.clone()
-    pose[:, :3] = _about_up(degrees) @ pose[:, :3]
-    return Cameras(pose, cameras.intrinsics, cameras.width, cameras.height)
-
-
-def gaussians_about_up(gaussians: Gaussians, degrees: float) -> Gaussians:
-    """The Gaussians turned about +Y likewise."""
-    half = math.radians(degrees) / 2
-    c, s = math.cos(half), math.sin(half)
-    left = gaussians.quats.new_tensor([[c, 0.0, -s, 0.0], [0.0, c, 0.0, s], [s, 0.0, c, 0.0], [0.0, -s, 0.0, c]])
-    means = gaussians.means @ _about_up(degrees).T
-    return Gaussians(means, gaussians.scales, gaussians.quats @ left.T, gaussians.opacities, gaussians.colors)
-
-
-def _about_up(degrees: float) -> Tensor:
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return torch.tensor([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
 
 
 def joined(parts: list[Gaussians]) -> Gaussians:

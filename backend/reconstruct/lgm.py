@@ -13,6 +13,7 @@ from backend.cameras import plucker, rays
 from backend.datatypes import Cameras, Gaussians, Step, Views
 from backend.errors import BadInput
 from backend.nets.lgm import Lgm, LgmConfig, ray_gaussians
+from backend.reconstruct.turning import first_azimuth, gaussians_about_up, turned_about_up
 from backend.render.visual_hull import hull_distances
 from backend.views.signed import to_signed
 from backend.weights import STARTER_PACK, load_checkpoint, load_into
@@ -85,7 +86,9 @@ class LgmReconstructor:
         if len(views) != VIEWS:
             raise BadInput(f"This model needs {VIEWS} views, not {len(views)}.", "Choose four pictures from all sides.")
         rgba = resize_rgba(views.rgba, self.size).to(self.device)
-        cameras = views.cameras.resized(self.size, self.size).to(self.device)
+        azimuth = first_azimuth(views.cameras)  # in training the first camera mostly stood at about 0 degrees
+        cameras = views.cameras if abs(azimuth) < 0.01 else turned_about_up(views.cameras, -azimuth)
+        cameras = cameras.resized(self.size, self.size).to(self.device)
         gaussians = as_gaussians(gaussian_rows(self.network, rgba[None], [cameras])[0].cpu())
         kept = (gaussians.opacities > FAINTEST) & (gaussians.means.abs().amax(-1) < REACH)
         if not kept.any():
@@ -93,4 +96,5 @@ class LgmReconstructor:
                 "Nothing can be made out in the views.", "Choose pictures that show one object on a plain background."
             )
         yield Step(1, 1, "Placing Gaussians")
-        return gaussians[kept]
+        gaussians = gaussians[kept]
+        return gaussians if abs(azimuth) < 0.01 else gaussians_about_up(gaussians, azimuth)

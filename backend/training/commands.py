@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from backend.errors import BadInput
-from backend.training import dmv3d, lgm
+from backend.training import dmv3d, lgm, picture_reader
 from backend.training.evaluate import add_evaluate_arguments, run_evaluate
 from backend.training.loop import Budget, LoopOptions, LossFunction, Watch, load_state, train
 from backend.views.dmv3d import Dmv3dGenerator
@@ -24,7 +24,7 @@ __all__ = ["add_evaluate_arguments", "add_train_arguments", "run_evaluate", "run
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", choices=("dmv3d", "lgm"))
+    parser.add_argument("model", choices=("dmv3d", "lgm", "reader"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an interrupted run goes on from it")
     parser.add_argument("--minutes", type=float, default=1e9, help="training time over all sittings")
     parser.add_argument("--steps", type=int, default=1_000_000_000)
@@ -66,6 +66,12 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         card |= {"config": network.config.to_dict(), "tokens": list(vocabulary.tokens)}
         loss = dmv3d.loss_function(vocabulary, seed, batch, size, device)
         return Plan(network, loss, dmv3d.watch(vocabulary, seed, size, device), card)
+    if arguments.model == "reader":
+        size = arguments.size or 64
+        reader = picture_reader.new_network(size)
+        card |= {"config": reader.config.to_dict(), "kinds": picture_reader.KINDS}
+        watched = picture_reader.watch(seed, size, device)
+        return Plan(reader, picture_reader.loss_function(seed, batch, size, device), watched, card)
     size = arguments.size or 128
     reconstructor = lgm.new_network()
     card |= {"config": reconstructor.config.to_dict(), "size": size}

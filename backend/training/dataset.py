@@ -16,6 +16,9 @@ from backend.training.world.tracer import render_batch, signed_distances, trace_
 from backend.views.dmv3d import AZIMUTHS, FOV_DEGREES, PICTURE_FRACTION, RADIUS
 
 HELD_OUT_SEED = 1_000_003  # added to a seed for examples that training never sees
+PICTURE_ELEVATIONS = (-5.0, 45.0)  # degrees, from which pictures are taken
+# How wrongly a picture's camera is told, standard deviations in degrees; EXACT_SHARE of them are right.
+AZIMUTH_ERROR, ELEVATION_ERROR, EXACT_SHARE = 8.0, 4.0, 0.4
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,13 @@ class RaySupervision:
 @dataclass(frozen=True)
 class Dmv3dBatch:
     """rgba [B, 4, 4, S, S] bare base colour; pictured [B, 4, S, S] view 0 as a user's picture may look (lit);
-    clean_first [B]; captions; cameras, one a scene; supervision."""
+    clean_first [B]; kinds; captions; cameras, one a scene, where the network is told that the views were taken: a
+    picture's own camera is not quite right, as nobody knows it exactly; supervision."""
 
     rgba: Tensor
     pictured: Tensor
     clean_first: Tensor
+    kinds: list[str]
     captions: list[str]
     cameras: list[Cameras]
     supervision: RaySupervision
@@ -56,9 +61,9 @@ def random_light(rng: np.random.Generator, bare: float) -> np.ndarray:
     return np.array([*direction, rng.uniform(0.35, 0.9)], np.float32)
 
 
-def _as_pictured(example: WorldObject, turn: float, camera: Cameras) -> np.ndarray:
+def _as_pictured(example: WorldObject, camera: Cameras) -> np.ndarray:
     """Rows placed so that the first view frames the object as a prepared picture does: centred, of a fixed size."""
-    rows = example.placed(turn)
+    rows = example.rows
     small = camera[:1].resized(32, 32)
     alpha = render_batch([rows], [small])[0][0, 0, 3] > 0.5
     if not alpha.any():
@@ -70,7 +75,31 @@ def _as_pictured(example: WorldObject, turn: float, camera: Cameras) -> np.ndarr
     offset = ((low + high) / 2 - 16.0) / float(small.intrinsics[0, 0, 0]) * RADIUS
     pose = camera.camera_to_world[0].numpy()
     shift = -(pose[:3, 0] * float(offset[1]) - pose[:3, 1] * float(offset[0])) * scale
-    return example.placed(turn, scale, shift)
+    return example.placed(0.0, scale, shift)
+
+
+def _render_pictured(
+    rows: list[np.ndarray], cameras: list[Cameras], lights: list[np.ndarray], bare: Tensor | None = None
+) -> Tensor:
+    """[B, 4, S, S]: each scene's first view as a picture may show it, lit. bare: those without light, if known."""
+    chosen = [i for i, light in enumerate(lights) if bare is None or light[3] < 1]
+    pictures = torch.empty(len(rows), 4, cameras[0].height, cameras[0].width) if bare is None else bare.clone()
+    if chosen:
+        first = [cameras[i][:1] for i in chosen]
+        shaded, _ = render_batch([rows[i] for i in chosen], first, np.stack([lights[i] for i in chosen]))
+        pictures[chosen] = shaded[:, 0]
+    return pictures
+
+
+def _misjudged(rng: np.random.Generator, views: Cameras, azimuth: float, elevation: float) -> Cameras:
+    """`views` with the first as it would be if a picture's azimuth and elevation had been read with an error."""
+    if rng.random() < EXACT_SHARE:
+        return views
+    azimuth += float(rng.normal(0, AZIMUTH_ERROR))
+    elevation += float(rng.normal(0, ELEVATION_ERROR))
+    guess = orbit([azimuth], [elevation], RADIUS, FOV_DEGREES, views.width)
+    poses = torch.cat([guess.camera_to_world, views.camera_to_world[1:]])
+    return Cameras(poses, views.intrinsics, views.width, views.height)
 
 
 def _supervise(
@@ -108,31 +137,69 @@ def _supervise(
 
 
 def dmv3d_batch(
-    seed: int, first: int, count: int, size: int, *, rays: int = 256, points: int = 384, pictured_share: float = 0.3
+    seed: int,
+    first: int,
+    count: int,
+    size: int,
+    *,
+    rays: int = 256,
+    points: int = 384,
+    pictured_share: float = 0.3,
+    exact: bool = False,
 ) -> Dmv3dBatch:
     """Examples `first` to `first + count - 1`.
 
-    `pictured_share` of them keep their first view clean; those are turned at random: a picture may show any side.
+    `pictured_share` of them keep their first view clean, taken from any side; the other three go on from there. exact:
+    a picture's camera is told as it is.
     """
     rng = np.random.default_rng([seed, first, 1])
-    rows, cameras, captions, clean, lights = [], [], [], [], []
+    rows, cameras, told, kinds, captions, clean, lights = [], [], [], [], [], [], []
     for index in range(first, first + count):
         example = sample_object(seed, index)
         pictured = bool(rng.random() < pictured_share)
-        elevation = float(rng.uniform(0, 40) if pictured else rng.uniform(8, 32))
-        views = orbit(list(AZIMUTHS), [elevation] * 4, RADIUS, FOV_DEGREES, size)
-        rows.append(_as_pictured(example, float(rng.uniform(0, 360)), views) if pictured else example.rows)
+        azimuth, elevation = float(rng.uniform(0, 360)), float(rng.uniform(*PICTURE_ELEVATIONS))
+        if not pictured:
+            azimuth, elevation = 0.0, float(rng.uniform(8, 32))
+        views = orbit([azimuth + turn for turn in AZIMUTHS], [elevation] * 4, RADIUS, FOV_DEGREES, size)
+        rows.append(_as_pictured(example, views) if pictured else example.rows)
         cameras.append(views)
+        told.append(_misjudged(rng, views, azimuth, elevation) if pictured and not exact else views)
+        kinds.append(example.kind)
         captions.append(example.caption)
         clean.append(pictured)
         lights.append(random_light(rng, bare=0.35))
     rgba, _ = render_batch(rows, cameras)
     lit = rgba[:, 0].clone()
-    chosen = [i for i, flag in enumerate(clean) if flag and lights[i][3] < 1]
-    if chosen:
-        shaded, _ = render_batch(
-            [rows[i] for i in chosen], [cameras[i][:1] for i in chosen], np.stack([lights[i] for i in chosen])
+    if any(clean):
+        which = [i for i, flag in enumerate(clean) if flag]
+        lit[which] = _render_pictured(
+            [rows[i] for i in which], [cameras[i] for i in which], [lights[i] for i in which], rgba[which, 0]
         )
-        lit[chosen] = shaded[:, 0]
     supervision = _supervise(rng, rows, cameras, rays, points)
-    return Dmv3dBatch(rgba, lit, torch.tensor(clean), captions, cameras, supervision)
+    return Dmv3dBatch(rgba, lit, torch.tensor(clean), kinds, captions, told, supervision)
+
+
+@dataclass(frozen=True)
+class PictureBatch:
+    """pictures [B, 4, S, S], straight RGBA, lit; kinds; azimuths, elevations [B] of their cameras in radians."""
+
+    pictures: Tensor
+    kinds: list[str]
+    azimuths: Tensor
+    elevations: Tensor
+
+
+def picture_batch(seed: int, first: int, count: int, size: int) -> PictureBatch:
+    """Examples `first` to `first + count - 1` of pictures as users give them, with what is to be read from them."""
+    rng = np.random.default_rng([seed, first, 4])
+    azimuths, elevations = rng.uniform(0, 360, count), rng.uniform(*PICTURE_ELEVATIONS, count)
+    rows, cameras, kinds = [], [], []
+    for index in range(count):
+        example = sample_object(seed, first + index)
+        camera = orbit([float(azimuths[index])], [float(elevations[index])], RADIUS, FOV_DEGREES, size)
+        rows.append(_as_pictured(example, camera))
+        cameras.append(camera)
+        kinds.append(example.kind)
+    pictures = _render_pictured(rows, cameras, [random_light(rng, bare=0.35) for _ in rows])
+    angles = [torch.from_numpy(np.radians(values)).float() for values in (azimuths, elevations)]
+    return PictureBatch(pictures, kinds, angles[0], angles[1])

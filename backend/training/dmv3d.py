@@ -26,7 +26,9 @@ from backend.vocabulary import Vocabulary
 Result = TypeVar("Result")
 
 NO_TEXT_SHARE = 0.1
-NO_TEXT_SHARE_PICTURED = 0.5  # a user who gives a picture mostly gives no words
+# A user who gives a picture mostly gives no words; what kind of thing it shows can then be read from it.
+NO_TEXT_SHARE_PICTURED, KIND_SHARE_PICTURED = 0.35, 0.35
+PICTURED_SHARE = 0.5
 SAMPLES_PER_RAY = 32
 OCCUPANCY_WEIGHT, SURFACE_COLOR_WEIGHT, ALPHA_WEIGHT = 0.2, 1.0, 1.0
 
@@ -46,12 +48,16 @@ def _noised(batch: Dmv3dBatch, levels: Tensor, generator: torch.Generator) -> Te
 
 
 def _tokens(batch: Dmv3dBatch, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
-    share = torch.where(batch.clean_first, NO_TEXT_SHARE_PICTURED, NO_TEXT_SHARE)
-    dropped = torch.rand(len(share), generator=generator) < share
-    encoded = [
-        vocabulary.no_text() if drop else vocabulary.encode(caption).tokens
-        for drop, caption in zip(dropped, batch.captions, strict=True)
-    ]
+    encoded = []
+    draws = torch.rand(len(batch.captions), generator=generator).tolist()
+    for draw, pictured, kind, caption in zip(draws, batch.clean_first, batch.kinds, batch.captions, strict=True):
+        silent = NO_TEXT_SHARE_PICTURED if pictured else NO_TEXT_SHARE
+        if draw < silent:
+            encoded.append(vocabulary.no_text())
+        elif pictured and draw < silent + KIND_SHARE_PICTURED:
+            encoded.append(vocabulary.encode(kind).tokens)
+        else:
+            encoded.append(vocabulary.encode(caption).tokens)
     return torch.tensor(encoded)
 
 
@@ -97,7 +103,7 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 def loss_function(vocabulary: Vocabulary, seed: int, batch_size: int, size: int, device: str) -> LossFunction:
     def loss(network: nn.Module, first: int) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(seed * 7_919 + first)
-        batch = dmv3d_batch(seed, first, batch_size, size)
+        batch = dmv3d_batch(seed, first, batch_size, size, pictured_share=PICTURED_SHARE)
         # Stratified over the batch: every step sees low and high noise.
         time = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
         time = time[torch.randperm(batch_size, generator=generator)]
@@ -112,19 +118,22 @@ def loss_function(vocabulary: Vocabulary, seed: int, batch_size: int, size: int,
 def validate(
     network: Dmv3d, vocabulary: Vocabulary, seed: int, size: int, device: str, scenes: int = 32
 ) -> dict[str, float]:
-    """PSNR in dB of held-out rays (RGB over grey) at three noise levels, text given, and with one clean view."""
+    """PSNR in dB of held-out rays (RGB over grey) at three noise levels, text given, and with one clean view, without
+    words and with the kind's name."""
     figures = {}
     for name, time, pictured in (
         ("psnr_t30", 0.3, 0.0),
         ("psnr_t60", 0.6, 0.0),
         ("psnr_t95", 0.95, 0.0),
         ("psnr_picture", 0.98, 1.0),
+        ("psnr_named_picture", 0.98, 1.0),
     ):
         errors = []
         for first in range(0, scenes, 8):
             generator = torch.Generator().manual_seed(first)
             batch = dmv3d_batch(seed + HELD_OUT_SEED, first, 8, size, pictured_share=pictured)
-            words = [vocabulary.no_text() if pictured else vocabulary.encode(text).tokens for text in batch.captions]
+            texts = {"psnr_picture": [""] * 8, "psnr_named_picture": batch.kinds}.get(name, batch.captions)
+            words = [vocabulary.encode(text).tokens if text else vocabulary.no_text() for text in texts]
             levels = log_snr(torch.full((8,), time))
             terms = losses(network, batch, levels, torch.tensor(words), generator, device)
             errors.append(float(terms["color"]) / 4)  # signed colours span 2, so a quarter of their error
@@ -140,8 +149,7 @@ def watch(vocabulary: Vocabulary, seed: int, size: int, device: str) -> Watch:
         generator = Dmv3dGenerator(network, vocabulary, device)
         rows = []
         for prompt in JUDGED + SAMPLED:
-            walk = generator.generate(prompt, seed=1, size=size)
-            rows.append((prompt, finish(walk).over(1.0)))
+            rows.append((prompt, finish(generator.generate(prompt, seed=1)).over(1.0)))
         save_sheet(folder / f"samples_{step:06d}.png", rows, columns=2)
         return validate(network, vocabulary, seed, size, device)
 

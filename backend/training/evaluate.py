@@ -14,11 +14,12 @@ from torch import Tensor
 from backend.datatypes import Views
 from backend.reconstruct.lgm import LgmReconstructor
 from backend.render.views import render_gaussians
-from backend.training import dmv3d, lgm
+from backend.training import dmv3d, lgm, picture_reader
 from backend.training.contact_sheet import save_sheet
 from backend.training.dataset import HELD_OUT_SEED, dmv3d_batch
 from backend.training.prompts import JUDGED
 from backend.views.dmv3d import Dmv3dGenerator
+from backend.views.picture_reader import StarterPictureReader
 from backend.weights import STARTER_PACK, load_checkpoint, sha256_of
 
 
@@ -35,12 +36,15 @@ def color_difference(one: Tensor, other: Tensor) -> float:
 
 
 def evaluate(pack: Path, out: Path, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
-    """Figures of the two models in `pack`, and in `out` a sheet of the judged prompts: four views of two seeds each,
+    """Figures of the three models in `pack`, and in `out` a sheet of the judged prompts: four views of two seeds each,
     and below them the same views of the reconstructed Gaussians. Raises MissingWeights."""
     generator = Dmv3dGenerator.load(pack / "dmv3d.safetensors", device)
     reconstructor = LgmReconstructor.load(pack / "lgm.safetensors", device)
+    reader = StarterPictureReader.load(pack / "reader.safetensors", device)
+    small = generator.network.config.image_size
     figures: dict[str, Any] = {
-        "dmv3d": dmv3d.validate(generator.network, generator.vocabulary, seed, generator.image_size, device),
+        "dmv3d": dmv3d.validate(generator.network, generator.vocabulary, seed, small, device),
+        "reader": picture_reader.validate(reader.network, seed, small, device),
         "lgm": lgm.validate(reconstructor.network, seed, reconstructor.size, device)[0],
         "seeds": {},
     }
@@ -62,24 +66,31 @@ def evaluate(pack: Path, out: Path, device: str = "cpu", seed: int = 0) -> dict[
     return figures
 
 
-def from_pictures(generator: Dmv3dGenerator, seed: int, out: Path, count: int = 16) -> dict[str, float]:
+def from_pictures(generator: Dmv3dGenerator, seed: int, out: Path, count: int = 24) -> dict[str, float]:
     """What the generator makes of single pictures of objects that it never saw, lit and from any side, without words:
-    how well the front's outline and the mean colours agree; in `out` a sheet, the picture before the four views."""
+    how well the outlines of the pictured side and of the three others agree with the object's, and the mean colours; in
+    `out` a sheet, the picture, then those four views and the four of the object itself."""
     size = generator.image_size
-    batch = dmv3d_batch(seed + HELD_OUT_SEED, 0, count, size, rays=2, points=2, pictured_share=1.0)
-    rows, outlines, colors = [], [], []
-    for caption, picture, truth in zip(batch.captions, batch.pictured, batch.rgba, strict=True):
-        views = dmv3d.finish(generator.generate(image=picture, seed=0, size=size))
-        outlines.append(silhouette_iou(views.rgba[0, 3], truth[0, 3]))
+    batch = dmv3d_batch(seed + HELD_OUT_SEED, 0, count, size, rays=2, points=2, pictured_share=1.0, exact=True)
+    rows, outlines, hidden, colors = [], [], [], []
+    for caption, picture, truth, cameras in zip(batch.captions, batch.pictured, batch.rgba, batch.cameras, strict=True):
+        views = dmv3d.finish(generator.generate(image=picture, seed=0, guidance=1.0, cameras=cameras))
+        agreement = [silhouette_iou(made[3], true[3]) for made, true in zip(views.rgba, truth, strict=True)]
+        outlines.append(agreement[0])
+        hidden.append(fmean(agreement[1:]))
         colors.append(color_difference(views.rgba[0], truth[0]))
-        shown = picture[:3] * picture[3:] + 1 - picture[3:]
-        rows.append((caption, torch.cat([shown[None], views.over(1.0)])))
+        shown = torch.cat([picture[None], views.rgba, truth])
+        rows.append((caption, shown[:, :3] * shown[:, 3:] + 1 - shown[:, 3:]))
     save_sheet(out / "pictures.png", rows, columns=2)
-    return {"front_silhouette_iou": round(fmean(outlines), 3), "color_difference": round(fmean(colors), 3)}
+    return {
+        "pictured_silhouette_iou": round(fmean(outlines), 3),
+        "hidden_silhouette_iou": round(fmean(hidden), 3),
+        "color_difference": round(fmean(colors), 3),
+    }
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pack", type=Path, default=STARTER_PACK, help="folder with dmv3d and lgm .safetensors")
+    parser.add_argument("--pack", type=Path, default=STARTER_PACK, help="folder of dmv3d, reader and lgm .safetensors")
     parser.add_argument("--out", type=Path, required=True, help="folder for the sheet and evaluation.json")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0, help="of the world; its held-out part is used")
@@ -88,7 +99,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     torch.manual_seed(0)
     figures = evaluate(arguments.pack, arguments.out, arguments.device, arguments.seed)
-    for model in ("dmv3d", "lgm"):
+    for model in ("dmv3d", "reader", "lgm"):
         path = arguments.pack / f"{model}.safetensors"
         _, card = load_checkpoint(path)
         figures[model] |= {key: card.get(key) for key in ("command", "steps", "minutes")} | {"sha256": sha256_of(path)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 from backend.cameras import orbit, plucker, rays, world_to_camera_opencv
 from backend.datatypes import Cameras, Step, Views
 from backend.errors import BadInput
+from backend.formats.images import resize
 from backend.nets.diffusion import ddim_step, log_snr
 from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
 from backend.render.triplane import render_rays_sparse
+from backend.views.picture_reader import Reading, StarterPictureReader
 from backend.views.prompts import check_prompt
 from backend.views.signed import from_signed, to_signed
 from backend.vocabulary import Vocabulary
@@ -22,7 +24,7 @@ from backend.weights import STARTER_PACK, load_checkpoint, load_into
 FOV_DEGREES = 50.0
 RADIUS = 3.0
 AZIMUTHS = (0.0, 90.0, 180.0, 270.0)
-ELEVATION = 20.0  # of all four views, also assumed of a user's picture
+ELEVATION = 20.0  # of all four views
 PICTURE_FRACTION = 0.66  # of the frame that the larger side of a pictured object takes
 RENDER_SAMPLES = 48
 # Of DDIM. Deterministic steps keep what the first blurred guesses got wrong; fresh noise lets later ones mend it.
@@ -44,28 +46,38 @@ def render_planes(network: Dmv3d, planes: Tensor, cameras: Cameras, samples: int
 
 
 class Dmv3dGenerator:
-    """The starter pack's generator. `image_size` is the side of the picture that `generate` takes, `object_fraction`
-    the share of it that the object's larger side should fill."""
+    """The starter pack's generator. `image_size` is the side of the picture that `generate` takes and of the views that
+    it gives; `object_fraction` the share of the picture that the object's larger side should fill."""
 
     object_fraction = PICTURE_FRACTION
 
-    def __init__(self, network: Dmv3d, vocabulary: Vocabulary, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        network: Dmv3d,
+        vocabulary: Vocabulary,
+        device: str = "cpu",
+        reader: Callable[[], StarterPictureReader] | None = None,
+    ) -> None:
+        """reader: loads what reads a picture's kind and camera; without it every picture is taken for a front."""
         self.network = network.to(device).eval()
         self.vocabulary = vocabulary
         self.device = device
+        self._load_reader = reader
 
     @classmethod
     def load(cls, path: Path | None = None, device: str = "cpu") -> Dmv3dGenerator:
-        """Reads a checkpoint, by default the starter pack's. Raises MissingWeights."""
+        """Reads a checkpoint, by default the starter pack's, and for pictures `reader.safetensors` beside it. Raises
+        MissingWeights."""
         path = path or STARTER_PACK / "dmv3d.safetensors"
         state, metadata = load_checkpoint(path)
         network = Dmv3d(Dmv3dConfig(**metadata["config"]))
         load_into(network, state, path.name)
-        return cls(network, Vocabulary(metadata["tokens"]), device)
+        reader = path.with_name("reader.safetensors")
+        return cls(network, Vocabulary(metadata["tokens"]), device, lambda: StarterPictureReader.load(reader, device))
 
     @property
     def image_size(self) -> int:
-        return self.network.config.image_size
+        return 2 * self.network.config.image_size
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words of a prompt that mean nothing to this model."""
@@ -83,6 +95,25 @@ class Dmv3dGenerator:
         flags = torch.full((batch,), clean, device=self.device)
         return self.network(*expanded, time.expand(batch), tokens, flags)
 
+    def read(self, picture: Tensor) -> Reading:
+        """What a prepared picture [4, S, S] shows and from where. Raises BadInput for another size, MissingWeights."""
+        if tuple(picture.shape) != (4, self.image_size, self.image_size):
+            wanted = f"[4, {self.image_size}, {self.image_size}]"
+            raise BadInput(f"The picture must be {wanted}, not {tuple(picture.shape)}.")
+        if self._load_reader is None:
+            return Reading(None, 0.0, 0.0, ELEVATION)
+        return self._load_reader().read(self._small(picture))
+
+    def _small(self, picture: Tensor) -> Tensor:
+        return resize(picture, self.network.config.image_size, self.network.config.image_size)
+
+    def _words(self, prompt: str | None, reading: Reading | None) -> list[int]:
+        """The tokens of what was asked for, with the kind that a picture shows where the prompt names none."""
+        tokens = self.vocabulary.encode(prompt or "").tokens
+        if reading is not None and reading.kind is not None and not self.vocabulary.kinds(tokens):
+            tokens = self.vocabulary.encode(f"{reading.kind} {prompt or ''}").tokens
+        return tokens if any(tokens) else self.vocabulary.no_text()
+
     @torch.inference_mode()
     def generate(
         self,
@@ -92,33 +123,29 @@ class Dmv3dGenerator:
         seed: int = 0,
         steps: int = 25,
         guidance: float = 3.0,
-        size: int | None = None,
-        elevation: float = ELEVATION,
+        cameras: Cameras | None = None,
     ) -> Generator[Step, None, Views]:
-        """Four views at azimuth 0, 90, 180 and 270 of one object.
+        """Four views of one object, a quarter turn apart, the first from its front or from where a picture shows it.
 
-        image: [4, S, S] prepared picture, straight RGBA; it becomes the front. size: side of the returned views, by
-        default twice the network's. Yields a Step with a preview after each denoising step. Raises BadInput.
+        image: [4, S, S] prepared picture, straight RGBA; from where it was taken is read from it, and the view from
+        there has its colours. cameras: of the returned views, where others are wanted, and then none has. Yields a Step
+        with a preview after each denoising step. Raises BadInput.
         """
         if not prompt and image is None:
             raise BadInput("There is neither a prompt nor a picture.", "Type what to make, or choose a picture.")
-        cameras = orbit(list(AZIMUTHS), elevation, RADIUS, FOV_DEGREES, self.image_size)
-        inputs = tuple(value.to(self.device) for value in camera_inputs(cameras))
-        encoding = self.vocabulary.encode(prompt or "")
-        spoken = encoding.known > 0
-        words = encoding.tokens if spoken else self.vocabulary.no_text()
-        guided = spoken and guidance != 1.0
+        reading = self.read(image) if image is not None else None
+        front, elevation = (reading.azimuth, reading.elevation) if reading is not None else (0.0, ELEVATION)
+        small, azimuths = self.network.config.image_size, [front + turn for turn in AZIMUTHS]
+        seen_by = orbit(azimuths, elevation, RADIUS, FOV_DEGREES, small)
+        inputs = tuple(value.to(self.device) for value in camera_inputs(seen_by))
+        words = self._words(prompt, reading)
+        guided = words != self.vocabulary.no_text() and guidance != 1.0
         tokens = torch.tensor([words, self.vocabulary.no_text()] if guided else [words], device=self.device)
+        message = "Imagining the object from four sides" if reading is None else f"Imagining the {reading}"
 
         source = torch.Generator().manual_seed(seed)
-        noisy = torch.randn(4, 4, self.image_size, self.image_size, generator=source).to(self.device)
-        picture = None
-        if image is not None:
-            if tuple(image.shape) != (4, self.image_size, self.image_size):
-                raise BadInput(
-                    f"The picture must be [4, {self.image_size}, {self.image_size}], not {tuple(image.shape)}."
-                )
-            picture = to_signed(image.to(self.device))
+        noisy = torch.randn(4, 4, small, small, generator=source).to(self.device)
+        picture = to_signed(self._small(image).to(self.device)) if image is not None else None
         times = log_snr(torch.linspace(1.0, 0.0, steps + 1)).to(self.device)
         planes = noisy.new_zeros(1)
         for step in range(steps):
@@ -126,13 +153,23 @@ class Dmv3dGenerator:
                 noisy[0] = picture
             both = self._clean_planes(noisy, inputs, times[step], tokens, picture is not None)
             planes = both[:1]
-            clean = render_planes(self.network, planes, cameras)
+            clean = render_planes(self.network, planes, seen_by)
             if guided:
-                without = render_planes(self.network, both[1:], cameras)
+                without = render_planes(self.network, both[1:], seen_by)
                 clean = (without + guidance * (clean - without)).clamp(-1, 1)
             fresh = torch.randn(noisy.shape, generator=source).to(self.device)
             noisy = ddim_step(noisy, clean, times[step], times[step + 1], ETA, fresh)
-            yield Step(step + 1, steps, "Imagining the object from four sides", from_signed(clean).cpu())
-        final = cameras.resized(size or 2 * self.image_size, size or 2 * self.image_size)
+            yield Step(step + 1, steps, message, from_signed(clean).cpu())
+        # The hidden sides are best seen from a little above, wherever the picture was taken from.
+        heights = [elevation, ELEVATION, ELEVATION, ELEVATION]
+        final = cameras or orbit(azimuths, heights, RADIUS, FOV_DEGREES, self.image_size)
         rgba = from_signed(render_planes(self.network, planes, final, 2 * RENDER_SAMPLES)).cpu()
+        if image is not None and cameras is None:
+            rgba[0] = with_colors_of(image, rgba[0])
         return Views(rgba, final)
+
+
+def with_colors_of(picture: Tensor, view: Tensor) -> Tensor:
+    """A view [4, H, W] with the colours of a picture [4, H, W] from the same place, where that shows the object too."""
+    share = picture[3:]
+    return torch.cat([view[:3] + share * (picture[:3] - view[:3]), view[3:]])
