@@ -266,7 +266,8 @@ def test_many_tile_lists_are_bounded_without_changing_the_picture(monkeypatch):
 
 
 @pytest.mark.parametrize("views", [1, 5])
-def test_threads_change_nothing(views):
+def test_threads_change_nothing(views, monkeypatch):
+    monkeypatch.setattr(gaussian_numba, "_CHUNK", 64)  # several chunks, and with two threads several slices of depth
     viewmats, Ks, width, height = cameras(views, torch.float32)
     inputs = [t.requires_grad_() for t in as_float32(cloud(400))]
     before = torch.get_num_threads()
@@ -281,6 +282,25 @@ def test_threads_change_nothing(views):
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_equal_depths_keep_their_order_in_slices_too(monkeypatch):
+    """All Gaussians of a few depths, so that slices end amid equal ones: the first given is in front."""
+    monkeypatch.setattr(gaussian_numba, "_CHUNK", 64)
+    viewmats, Ks, width, height = cameras(1, torch.float32)
+    inputs = as_float32(cloud(500))
+    inputs[0][:, 2] = (inputs[0][:, 2] * 2).round() / 2
+    before = torch.get_num_threads()
+    try:
+        pictures = []
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            pictures.append(rasterization(*inputs, viewmats, Ks, width, height)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*pictures)
+    expected, _, _ = rasterize_reference(*(t.double() for t in inputs), viewmats.double(), Ks.double(), width, height)
+    assert ((pictures[0] - expected).abs() > 1e-3).double().mean() < 1e-3
 
 
 def test_views_are_rendered_as_if_alone():

@@ -1,4 +1,8 @@
-"""Numba kernels that put a view's projected Gaussians, sorted by depth, into the lists of the tiles they touch."""
+"""Numba kernels that put a view's projected Gaussians, sorted by depth, into the lists of the tiles they touch.
+
+Threads share the work by depth: each sorts a slice of it and writes that slice's part of every tile's list. The lists
+are the same in however many slices they are made.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +10,96 @@ import math
 
 import numpy as np
 
+from backend.render.gaussian_numba_vectors import prefetch
 from backend.render.parallel import inlined, kernel
 
 TILE = 16  # pixels on a tile's side
 EDGE = 0.02  # pixels added to an extent, so that rounding never loses a pixel just above the alpha threshold
+_AHEAD = 16  # how many Gaussians earlier the cache is told of one
+_DIGIT = 12  # bits of a digit of the radix sort
+
+
+@inlined
+def list_drawn(records, boxes, first, last, bounds, listed, found):
+    """List those of the Gaussians [first, last) that reach a tile, slice of depth by slice, in listed[first:].
+
+    bounds: the depths' bits, uint32 [slices - 1] rising, at which a slice ends and the next begins. listed uint64 [N]:
+    the depth's bits (of positive floats these sort as the floats do), then the index. found int32 [slices]: how many.
+    """
+    depths = records.view(np.uint32)
+    found[:] = 0
+    if bounds.size == 0:
+        for n in range(first, last):
+            if boxes[n, 1] > boxes[n, 0]:
+                listed[first + found[0]] = np.uint64(depths[n, 6]) << np.uint64(32) | np.uint64(n)
+                found[0] += 1
+        return
+    slices = np.empty(last - first, np.int16)
+    for n in range(first, last):
+        slices[n - first] = -1
+        if boxes[n, 1] > boxes[n, 0]:
+            slices[n - first] = np.searchsorted(bounds, depths[n, 6], side="right")
+            found[slices[n - first]] += 1
+    cursor = np.empty(found.size, np.int64)
+    at = first
+    for i in range(found.size):
+        cursor[i] = at
+        at += int(found[i])
+    for n in range(first, last):
+        i = slices[n - first]
+        if i >= 0:
+            listed[cursor[i]] = np.uint64(depths[n, 6]) << np.uint64(32) | np.uint64(n)
+            cursor[i] += 1
 
 
 @kernel
-def sort_by_depth(boxes, keys):
-    """Indices of the Gaussians that reach a tile, nearest first, equal depths in the order of their indices. int32 [M].
+def sort_slice(listed, found, chunk, which):
+    """Indices of the slice's Gaussians, nearest first, equal depths in the order of their indices. int32 [M].
 
-    keys: the bits of the depths as uint32 [N]; of positive floats these sort as the floats do. A radix sort, since
-    numba's argsort is slow to compile and slower to run.
+    listed, found [chunks, slices]: what `list_drawn` made of chunks of `chunk` Gaussians. A radix sort, since numba's
+    argsort is slow to compile and slower to run; of no more digits than the slice's depths differ in.
     """
     count = 0
-    for n in range(boxes.shape[0]):
-        if boxes[n, 1] > boxes[n, 0]:
-            count += 1
+    for c in range(found.shape[0]):
+        count += int(found[c, which])
+    values = np.empty(count, np.uint64)
+    at, least, most = 0, np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0)
+    for c in range(found.shape[0]):
+        begin = c * chunk
+        for i in range(which):
+            begin += int(found[c, i])
+        for i in range(begin, begin + found[c, which]):
+            values[at] = listed[i]
+            least, most = min(least, listed[i]), max(most, listed[i])
+            at += 1
     order = np.empty(count, np.int32)
-    buffer = np.empty(count, np.int32)
-    count = 0
-    for n in range(boxes.shape[0]):
-        if boxes[n, 1] > boxes[n, 0]:
-            order[count] = n
-            count += 1
-    starts = np.empty((3, 2048), np.int64)
-    starts[:] = 0
+    if count == 0:
+        return order
+    low = least >> np.uint64(32)
+    span, digits = (most >> np.uint64(32)) - low, 0
+    while span > np.uint64(0):
+        span >>= np.uint64(_DIGIT)
+        digits += 1
+    starts = np.zeros((digits, 1 << _DIGIT), np.int64)
+    mask = np.uint64((1 << _DIGIT) - 1)
     for i in range(count):
-        key = keys[order[i]]
-        for digit in range(3):
-            starts[digit, np.int64((key >> np.uint32(11 * digit)) & np.uint32(2047))] += 1
-    for digit in range(3):
-        shift = np.uint32(11 * digit)
+        key = (values[i] >> np.uint64(32)) - low
+        for digit in range(digits):
+            starts[digit, np.int64((key >> np.uint64(_DIGIT * digit)) & mask)] += 1
+    buffer = np.empty(count, np.uint64)
+    for digit in range(digits):
         before = 0
-        for bucket in range(2048):
+        for bucket in range(1 << _DIGIT):
             here = int(starts[digit, bucket])
             starts[digit, bucket] = before
             before += here
         for i in range(count):
-            key = np.int64((keys[order[i]] >> shift) & np.uint32(2047))
-            buffer[starts[digit, key]] = order[i]
+            key = np.int64((((values[i] >> np.uint64(32)) - low) >> np.uint64(_DIGIT * digit)) & mask)
+            buffer[starts[digit, key]] = values[i]
             starts[digit, key] += 1
-        order, buffer = buffer, order
+        values, buffer = buffer, values
+    for i in range(count):
+        order[i] = np.int32(values[i] & np.uint64(0xFFFFFFFF))
     return order
 
 
@@ -80,6 +132,7 @@ def tile_spans(records, boxes, order, width, height):
     counts = np.zeros((tiles_y, tiles_x + 1), np.int64)
     total = 0
     for i in range(order.size):
+        prefetch(boxes, np.int64(order[min(i + _AHEAD, order.size - 1)]))
         for j in range(4):
             placed[i, j] = boxes[order[i], j]
         box = placed[i]
@@ -130,14 +183,14 @@ def _half_chord(a, b, d, rx, ry, dy, edge):
 
 
 @kernel
-def fill_tiles(order, placed, spans, starts, tiles_x, band_row, first_row, last_row, ids):
-    """Write the lists of the tiles in the tile rows [first_row, last_row), nearest Gaussian first.
+def fill_tiles(order, placed, spans, first_row, last_row, cursor, ids, ends, places):
+    """Add a slice's Gaussians to the lists of the tiles in the tile rows [first_row, last_row), nearest first.
 
-    starts: int64 [tiles + 1], where the lists begin of the tiles of a band of tile rows that begins at band_row. ids:
-    Gaussians' indices, int32 [pairs].
+    cursor: int64 [tile rows, tile columns], where the slice's part of each tile's list begins; moved to where it ends.
+    ids: Gaussians' indices, int32 [pairs]. places, int32 [the slice's pairs]: where in ids each Gaussian of `order` is,
+    places[ends[i - 1] : ends[i]], for `gather_pairs`; both empty where that is not wanted.
     """
-    cursor = starts[(first_row - band_row) * tiles_x : (last_row - band_row) * tiles_x].copy()
-    at = 0
+    at, count = 0, 0
     for i in range(order.size):
         box = placed[i]
         by_span = _wants_spans(box)
@@ -146,8 +199,28 @@ def fill_tiles(order, placed, spans, starts, tiles_x, band_row, first_row, last_
             if by_span:
                 first, last = spans[at + row - box[0], 0], spans[at + row - box[0], 1]
             for column in range(first, last):
-                tile = (row - first_row) * tiles_x + column
-                ids[cursor[tile]] = order[i]
-                cursor[tile] += 1
+                place = cursor[row - first_row, column]
+                ids[place] = order[i]
+                cursor[row - first_row, column] = place + 1
+                if places.size > 0:
+                    places[count] = np.int32(place)
+                    count += 1
         if by_span:
             at += int(box[1]) - int(box[0])
+        if ends.size > 0:
+            ends[i] = count
+
+
+@kernel
+def gather_pairs(order, ends, places, pairs, out):
+    """out[Gaussian] += its pairs, for a slice's Gaussians, tile by tile: one sum whatever the number of threads."""
+    begin = 0
+    for i in range(order.size):
+        prefetch(out, np.int64(order[min(i + _AHEAD, order.size - 1)]))
+        n, end = order[i], ends[i]
+        for at in range(begin, end):
+            prefetch(pairs, np.int64(places[min(at + _AHEAD, places.size - 1)]))
+            k = places[at]
+            for j in range(pairs.shape[1]):
+                out[n, j] += pairs[k, j]
+        begin = end

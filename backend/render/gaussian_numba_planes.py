@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.render.gaussian_numba import RECORD, Settings, blend_view, camera_numbers, each_view, project_view
+from backend.render.gaussian_numba import (
+    RECORD,
+    Settings,
+    blend_view,
+    camera_numbers,
+    each_view,
+    opacity_edges,
+    project_view,
+)
 from backend.render.parallel import chunks, inlined, kernel, run
 
 
@@ -76,7 +84,7 @@ def blend_planes_numba(
     deviations along z a plane is followed. Nothing is divided by alpha. Transmittance [C, H, W].
     """
     means, quats, scales, opacities, colors = (tensor.detach().contiguous().numpy() for tensor in gaussians)
-    edges = torch.log(255.0 * gaussians[3].detach()).contiguous().numpy()
+    edges = opacity_edges(opacities)
     views = viewmats.detach()[:, :3, :4].to(torch.float32).contiguous().numpy()
     intrinsics = camera_numbers(Ks).numpy()
     count, channels, s = means.shape[0], colors.shape[-1], settings
@@ -85,7 +93,7 @@ def blend_planes_numba(
 
     def work(view: int) -> None:
         records = np.empty((count, RECORD), np.float32)
-        boxes = project_view([means, quats, scales, opacities, edges], views[view], intrinsics[view], s, records)
+        drawn = project_view([means, quats, scales, opacities, edges], views[view], intrinsics[view], s, records)
         values, planes = np.empty((count, channels + 3), np.float32), np.empty((count, 5), np.float32)
         values[:, :channels] = colors[view] if colors.ndim == 3 else colors
 
@@ -96,7 +104,7 @@ def blend_planes_numba(
             )  # fmt: skip
 
         run(find, chunks(count, 4096))
-        blend_view(records, boxes, values, planes, 2, s, image[view], rest[view])
+        blend_view(records, drawn, values, planes, 2, s, image[view], rest[view])
 
     each_view(work, views.shape[0])
     return torch.from_numpy(image), torch.from_numpy(rest)

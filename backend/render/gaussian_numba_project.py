@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.render.gaussian_numba_bins import EDGE, TILE
+from backend.render.gaussian_numba_bins import EDGE, TILE, list_drawn
 from backend.render.gaussian_numba_vectors import (
     LANES,
     bits,
@@ -24,6 +24,7 @@ from backend.render.gaussian_numba_vectors import (
     splat,
     square_root,
     store,
+    take,
     where,
 )
 from backend.render.parallel import inlined, kernel
@@ -104,7 +105,10 @@ def _tiles(low, high, size, out, at):
 
 
 @kernel
-def project(
+def project_chunks(
+    queue,
+    chunk,
+    bounds,
     means,
     quats,
     scales,
@@ -118,11 +122,36 @@ def project(
     far,
     eps2d,
     radius_clip,
-    first,
-    last,
     records,
     boxes,
+    listed,
+    found,
 ):
+    """`_project` and `list_drawn` the chunks of `chunk` Gaussians that this thread takes from the queue."""
+    number = take(queue)
+    while number < found.shape[0]:
+        first, last = number * chunk, min((number + 1) * chunk, means.shape[0])
+        _project(
+            means, quats, scales, opacities, edges, view, intrinsics, width, height, near, far, eps2d, radius_clip,
+            first, last, records, boxes,
+        )  # fmt: skip
+        list_drawn(records, boxes, first, last, bounds, listed, found[number])
+        number = take(queue)
+
+
+@kernel
+def whole_radii(records, first, last, out):
+    """out int32 [N, 2] = the records' rx and ry rounded up, of the Gaussians [first, last)."""
+    for n in range(first, last):
+        out[n, 0] = np.int32(np.ceil(records[n, 7]))
+        out[n, 1] = np.int32(np.ceil(records[n, 8]))
+
+
+@inlined
+def _project(
+    means, quats, scales, opacities, edges, view, intrinsics, width, height, near, far, eps2d, radius_clip, first, last,
+    records, boxes,
+):  # fmt: skip
     """Fill records [first:last] and boxes [first:last] for one view.
 
     edges [N]: log(255 opacity). view [3, 4], intrinsics (fx, fy, cx, cy), near, far, eps2d, radius_clip: float32.

@@ -42,6 +42,7 @@ from backend.render.gaussian_numba_vectors import (
     power_of_two,
     splat,
     store,
+    take,
     total,
     totals,
     where,
@@ -58,9 +59,9 @@ _QUICK = 3  # channels whose sums are written out; further ones take a loop
 
 @kernel
 def blend_tiles(
-    records, colors, planes, depth_mode, ids, starts, first_row, first, last, width, height, out_colors, out_rest
+    queue, records, colors, planes, depth_mode, ids, starts, first_row, width, height, out_colors, out_rest
 ):
-    """Blend the tiles [first, last) of a band of tile rows that begins at first_row.
+    """Blend the tiles of a band of tile rows that begins at first_row, those that this thread takes from the queue.
 
     out_colors [H, W, D + (0, 1, 2)], not divided by alpha and without background; out_rest [H, W]: transmittance left.
     """
@@ -75,7 +76,8 @@ def blend_tiles(
     sets, sources = np.empty(BATCH, np.int64), np.empty(BATCH, np.int64)
     edges = row_edges()
     zero, stop, most, least = splat(_ZERO), splat(_STOP), splat(_MOST), splat(LEAST)
-    for tile in range(first, last):
+    tile = take(queue)
+    while tile < starts.size - 1:
         left, top = (tile % tiles_x) * TILE, (first_row + tile // tiles_x) * TILE
         columns, lines = min(TILE, width - left), min(TILE, height - top)
         going = open_tile(state, stride, lines, columns)
@@ -123,6 +125,7 @@ def blend_tiles(
                 out_rest[top + y, left + x] = abs(state[at + 2 * LANES])
                 for channel in range(outputs):
                     out_colors[top + y, left + x, channel] = state[at + (3 + channel) * LANES]
+        tile = take(queue)
 
 
 @inlined
@@ -138,14 +141,13 @@ def _blend_plane(state, at, plane, dx, dy, weight, after):
 
 @kernel
 def blend_tiles_backward(
+    queue,
     records,
     colors,
     with_depth,
     ids,
     starts,
     first_row,
-    first,
-    last,
     width,
     height,
     rendered,
@@ -154,7 +156,7 @@ def blend_tiles_backward(
     v_alphas,
     out,
 ):
-    """Gradients of every (tile, Gaussian) pair of the tiles [first, last), written to out [pairs, GRADIENT + D].
+    """Gradients of every (tile, Gaussian) pair of the tiles taken from the queue, to out [pairs, GRADIENT + D].
 
     Walks front to back as the forward pass does. With q = colour . v_rendered, the gradient of alpha_i is
     T_i q_i - (sum of what lies behind) / (1 - alpha_i), and what lies behind is the total minus what has been passed.
@@ -171,7 +173,8 @@ def blend_tiles_backward(
     edges = row_edges()
     zero, one = splat(_ZERO), splat(_ONE)
     stop, most, least = splat(_STOP), splat(_MOST), splat(LEAST)
-    for tile in range(first, last):
+    tile = take(queue)
+    while tile < starts.size - 1:
         left, top = (tile % tiles_x) * TILE, (first_row + tile // tiles_x) * TILE
         columns, lines = min(TILE, width - left), min(TILE, height - top)
         going = open_tile(state, stride, lines, columns)
@@ -250,13 +253,4 @@ def blend_tiles_backward(
                     out[k, 8] = total(c2)
                 for channel in range(_QUICK, outputs):
                     out[k, GRADIENT + channel] = total(load(sums, channel * LANES))
-
-
-@kernel
-def gather_pairs(ids, pairs, first, last, out):
-    """out[Gaussian] += its pairs, for Gaussians [first, last), in order: one sum whatever the number of threads."""
-    for k in range(ids.size):
-        n = ids[k]
-        if first <= n < last:
-            for j in range(pairs.shape[1]):
-                out[n, j] += pairs[k, j]
+        tile = take(queue)

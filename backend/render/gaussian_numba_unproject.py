@@ -48,10 +48,12 @@ def project_backward(
     v_quats,
     v_scales,
     v_opacities,
+    v_colors,
 ):
-    """Add the gradients of means, quats, scales and opacities [first:last] over all views.
+    """Add the gradients of means, quats, scales, opacities and colours [first:last] over all views.
 
-    views [C, 3, 4], intrinsics [C, 4] float32; records [C, N, RECORD]; gradients [C, N, GRADIENT + D (+ 1)].
+    views [C, 3, 4], intrinsics [C, 4] float32; records [C, N, RECORD]; gradients [C, N, GRADIENT + D (+ 1)];
+    v_colors [C or 1, N, D].
     """
     given = np.zeros(INPUTS * LANES, np.float32)
     rotation = np.empty(9 * LANES, np.float32)
@@ -65,8 +67,11 @@ def project_backward(
         ever = np.int64(0)
         for c in range(views.shape[0]):
             touched = np.int64(0)
+            colors_at = min(c, v_colors.shape[0] - 1)
             for n in range(begin, end):
                 lane = n - begin
+                for i in range(v_colors.shape[2]):
+                    v_colors[colors_at, n, i] += gradients[c, n, GRADIENT + i]
                 moved = with_depth and gradients[c, n, depth_at] != _ZERO
                 for i in range(GRADIENT):
                     moved |= gradients[c, n, i] != _ZERO

@@ -119,7 +119,7 @@ def store(typingctx, array, at, value):
 
 @_instruction
 def prefetch(typingctx, array, index):
-    """Begin to bring array[index, 0] of a contiguous float32 array of two dimensions into the cache."""
+    """Begin to bring array[index, 0] of a contiguous array of two dimensions into the cache."""
 
     def generate(context, builder, signature, arguments):
         view = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -130,6 +130,17 @@ def prefetch(typingctx, array, index):
         return context.get_dummy_value()
 
     return types.void(array, types.int64), generate
+
+
+@_instruction
+def take(typingctx, queue):
+    """The next whole number, from 0 on, of a queue (int64 [1], zero at first) that several threads take from."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", data, ir.Constant(_I64, 1), "monotonic")
+
+    return types.int64(queue), generate
 
 
 @_instruction

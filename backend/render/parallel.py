@@ -84,12 +84,48 @@ def thread_count() -> int:
 
 
 def run(function: Callable[..., Any], items: Iterable[tuple]) -> list:
-    """[function(*item) for item in items], side by side where torch's thread count allows it."""
+    """[function(*item) for item in items], side by side where torch's thread count allows it.
+
+    The caller works too, so that nothing waits for a thread to wake. The first error is raised; no item is begun then.
+    """
     work = list(items)
     threads = min(thread_count(), len(work))
     if threads <= 1:
         return [function(*item) for item in work]
-    return list(_get_pool(thread_count()).map(lambda item: _run_in_pool(function, item), work))
+    results: list[Any] = [None] * len(work)
+    todo, lock = iter(range(len(work))), threading.Lock()
+
+    def take() -> int | None:
+        with lock:
+            return next(todo, None)
+
+    def take_part() -> None:
+        _worker.busy = True
+        try:
+            while (index := take()) is not None:
+                results[index] = function(*work[index])
+        except BaseException:
+            while take() is not None:
+                pass
+            raise
+        finally:
+            _worker.busy = False
+
+    pool = _get_pool(thread_count())
+    helpers = [pool.submit(take_part) for _ in range(threads - 1)]
+    try:
+        take_part()
+    finally:
+        errors = [helper.exception() for helper in helpers if not helper.cancel()]
+    for error in errors:
+        if error is not None:
+            raise error
+    return results
+
+
+def run_on_each_thread(function: Callable[[], Any], most: int) -> None:
+    """Call function() on every thread, `most` at most, side by side. The calls share out their work themselves."""
+    run(function, [()] * min(thread_count(), most))
 
 
 def chunks(count: int, smallest: int, pieces_per_thread: int = 4) -> list[tuple[int, int]]:
@@ -98,14 +134,6 @@ def chunks(count: int, smallest: int, pieces_per_thread: int = 4) -> list[tuple[
     pieces = 1 if threads == 1 else max(1, min(count // max(smallest, 1), threads * pieces_per_thread))
     edges = [count * piece // pieces for piece in range(pieces + 1)]
     return list(itertools.pairwise(edges))
-
-
-def _run_in_pool(function: Callable[..., Any], item: tuple) -> Any:
-    _worker.busy = True
-    try:
-        return function(*item)
-    finally:
-        _worker.busy = False
 
 
 def _get_pool(threads: int) -> ThreadPoolExecutor:

@@ -94,7 +94,7 @@ def rasterization(
     if render_mode in ("D", "ED"):
         colors = colors[..., :0]
     if numba_present():
-        from backend.render.gaussian_numba import Settings, rasterize_numba
+        from backend.render.gaussian_numba import Settings, rasterize_numba, whole_radii_of
 
         settings = Settings(width, height, near_plane, far_plane, eps2d, radius_clip, with_depth)
         image, alphas, records = rasterize_numba(
@@ -104,7 +104,7 @@ def rasterization(
             settings,
         )
         image, alphas = image.to(means.device), alphas.to(means.device)
-        meta = _meta_of_records(records.to(means.device))
+        meta = _meta_of_records(records.to(means.device), whole_radii_of(records).to(means.device))
     else:
         image, alphas, seen = rasterize_reference(
             means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, far_plane, eps2d,
@@ -151,9 +151,9 @@ def compiled_gsplat() -> ModuleType | None:
         return None
 
 
-def _meta_of_records(records: Tensor) -> dict[str, Any]:
+def _meta_of_records(records: Tensor, radii: Tensor) -> dict[str, Any]:
     return {
-        "radii": records[..., 7:9].ceil().to(torch.int32),
+        "radii": radii,
         "means2d": records[..., 0:2],
         "conics": records[..., 2:5],
         "opacities": records[..., 5],
