@@ -181,12 +181,17 @@ PUBLISHED: dict[str, Published] = {
             "CC-BY-NC-4.0", _NON_COMMERCIAL, ("the files' names", "the size"),
         ),
         Published(
+            "zero123plus-white", "InstantMesh's U-Net for Zero123++ v1.2: views on white, as GeoLRM's authors use it",
+            "TencentARC/InstantMesh", ("diffusion_pytorch_model.bin",), 3_460_000_000, "not stated", _NO_LICENCE,
+            ("the licence", "the size"), model="zero123plus-unet",
+        ),
+        Published(
             "sv3d-p", "SV3D: a picture to 21 views from any height", "stabilityai/sv3d", ("sv3d_p.safetensors",),
-            9_370_000_000, "Stability AI non-commercial community licence", _NON_COMMERCIAL, gated=True,
+            9_370_000_000, "Stability AI non-commercial community licence", _NON_COMMERCIAL, gated=True, model="sv3d",
         ),
         Published(
             "sv3d-u", "SV3D: a picture to 21 views", "stabilityai/sv3d", ("sv3d_u.safetensors",), 9_360_000_000,
-            "Stability AI non-commercial community licence", _NON_COMMERCIAL, gated=True,
+            "Stability AI non-commercial community licence", _NON_COMMERCIAL, gated=True, model="sv3d",
         ),
     )
 }  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from backend.errors import BadInput
 
@@ -147,6 +148,17 @@ def _multiview_generation(pack: str, guidance: float) -> Generation:
     return Generation(load, pack, steps=30, guidance=guidance, seconds=600.0, load_untrained=untrained)
 
 
+def _seeing(pack: str, *, steps: int, guidance: float, seconds: float, **options: Any) -> Generation:
+    """Zero123++ or SV3D. options: as backend.views.published takes them."""
+
+    def load(device: str, untrained: bool = False) -> ViewGenerator:
+        from backend.views.published import picture_generator
+
+        return picture_generator(pack, device, untrained, **options)
+
+    return Generation(load, pack, steps, guidance, seconds, load_untrained=partial(load, untrained=True))
+
+
 def _published_recipe(
     name: str,
     pack: str,
@@ -203,12 +215,30 @@ RECIPES: dict[str, Recipe] = {
         from_picture=_multiview_generation("imagedream", guidance=5.0),
         views=(4, 4), size=256, radius=2.46, fov=49.1, seconds=15.0,
     ),
+    # Which views, of which cameras, in how many steps: as in GRM's and GeoLRM's released code. GRM's weights know the
+    # four views of one generator each; GeoLRM is told that SV3D's lens is wider than it is.
     "grm": _published_recipe(
-        "grm", "grm-u", "GRM as published: four posed pictures",
+        "grm", "grm-r", "GRM as published, fed by Zero123++ (a picture), or four posed pictures",
+        from_picture=_seeing("zero123plus-v1.2", steps=30, guidance=4.0, seconds=3000.0, views=(0, 2, 4, 5)),
+        views=(4, 4), size=512, radius=2.7, fov=50.0, seconds=200.0,
+    ),
+    "grm-sv3d": _published_recipe(
+        "grm-sv3d", "grm-u", "GRM as published, fed by SV3D (a picture), or four posed pictures a quarter turn apart",
+        from_picture=_seeing("sv3d-p", steps=30, guidance=2.5, seconds=30_000.0, way="four"),
         views=(4, 4), size=512, radius=2.7, fov=50.0, seconds=200.0,
     ),
     "geolrm": _published_recipe(
-        "geolrm", "geolrm", "GeoLRM as published: two to 24 posed pictures",
+        "geolrm", "geolrm", "GeoLRM as published, fed by SV3D (a picture), or two to 24 posed pictures",
+        from_picture=_seeing(
+            "sv3d-p", steps=50, guidance=2.5, seconds=50_000.0, way="even", fov_degrees=39.6, radius=2.7
+        ),
+        views=(2, 24), size=448, radius=2.7, fov=39.6, seconds=300.0,
+    ),
+    "geolrm-zero123plus": _published_recipe(
+        "geolrm-zero123plus", "geolrm", "GeoLRM as published, fed by Zero123++ (a picture), or posed pictures",
+        from_picture=_seeing(
+            "zero123plus-v1.2", steps=75, guidance=4.0, seconds=7500.0, radius=2.7, object_fraction=0.85, white=True
+        ),
         views=(2, 24), size=448, radius=2.7, fov=39.6, seconds=300.0,
     ),
 }  # fmt: skip

@@ -25,6 +25,15 @@ def small_config(variant: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def tiny_config(variant: str) -> dict[str, dict[str, Any]]:
+    """For tests that are about files and views."""
+    config = small_config(variant)
+    config["unet"] |= {"block_out_channels": (32,) * 4, "num_attention_heads": (1,) * 4, "cross_attention_dim": 32}
+    config["vae"] |= {"block_out_channels": (32,) * 4}
+    config["vision_encoder"] |= {"hidden_size": 32, "intermediate_size": 32, "projection_dim": 32}
+    return config
+
+
 def stored() -> dict[str, Tensor]:
     """What the released code was given and gave."""
     return load_file(PARITY / "sv3d.safetensors")

@@ -92,14 +92,6 @@ def test_without_weights_the_way_to_them_is_told(
         assert word in said
 
 
-def test_a_reconstructor_makes_no_views(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        backend.__main__.main(["generate", "--prompt", "a mug", "--recipe", "grm", "--out", str(tmp_path / "a")]) == 1
-    )
-    assert "posed pictures" in capsys.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "a").exists()
-
-
 def test_the_starter_has_no_use_for_random_weights(
     cameras: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sv3d_cases import small_config
+from sv3d_cases import tiny_config
 from torch import Tensor
 
 from backend.datatypes import Step, Views
@@ -19,14 +18,6 @@ from backend.views.sv3d import EVEN, FOUR, Sv3dGenerator
 from backend.views.sv3d_file import save_sv3d
 
 SIZE = 64
-
-
-def tiny_config(variant: str) -> dict[str, dict[str, Any]]:
-    config = small_config(variant)
-    config["unet"] |= {"block_out_channels": (32,) * 4, "num_attention_heads": (1,) * 4, "cross_attention_dim": 32}
-    config["vae"] |= {"block_out_channels": (32,) * 4}
-    config["vision_encoder"] |= {"hidden_size": 32, "intermediate_size": 32, "projection_dim": 32}
-    return config
 
 
 @pytest.fixture(scope="module")

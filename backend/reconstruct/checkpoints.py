@@ -1,8 +1,9 @@
 """Published checkpoints: each one's layout, brought once to a safetensors file that the networks load.
 
 LGM's are safetensors files already. GRM's are .pth files with the weights under `model` and the settings that no shape
-tells under `config`; GeoLRM's is a Lightning .ckpt, a flat dict whose names begin with its two networks'. Nothing in a
-pickle is executed: see formats.torch_file.
+tells under `config`; GeoLRM's is a Lightning .ckpt, a flat dict whose names begin with its two networks'; InstantMesh's
+U-Net for Zero123++ a plain state dict; SV3D's a safetensors file of several networks. Nothing in a pickle is executed:
+see formats.torch_file.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from backend.errors import MissingWeights
 from backend.formats.plain_pickle import StoredTensor
 from backend.formats.torch_file import read_torch_file
 from backend.nets.lgm import Lgm, LgmConfig
+from backend.views.folders import check_libraries
 from backend.weights import check_fit, read_config, read_shapes, save_checkpoint, sha256_of
 
-MODELS = ("lgm", "grm", "geolrm")
+MODELS = ("lgm", "grm", "geolrm", "zero123plus-unet", "sv3d")
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
 
@@ -67,8 +69,17 @@ def convert(model: str, path: Path, target: Path) -> None:
 
 def check(model: str, path: Path) -> None:
     """Raises MissingWeights where a .safetensors file is not one that the model's network loads."""
+    if model == "sv3d":
+        check_libraries()
+        from backend.views.sv3d_file import empty_networks
+
+        empty_networks(path)
+        return
     shapes = read_shapes(path)
-    config = read_config(path) if model != "lgm" else LgmConfig.from_shapes(shapes).to_dict()
+    if model == "lgm":
+        config = LgmConfig.from_shapes(shapes).to_dict()
+    else:
+        config = _zero123plus_config() if model == "zero123plus-unet" else read_config(path)
     check_fit(empty_network(model, config), shapes, path.name)
 
 
@@ -85,6 +96,11 @@ def empty_network(model: str, config: dict[str, Any]) -> nn.Module:
             from backend.nets.geolrm_config import GeoLrmConfig
 
             return GeoLrm(GeoLrmConfig.from_dict(config))
+        if model == "zero123plus-unet":
+            check_libraries()
+            from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+            return UNet2DConditionModel(**config)
         return Lgm(LgmConfig.from_dict(config))
 
 
@@ -130,6 +146,17 @@ def _read_geolrm(content: Any, name: str) -> Converted:
     return Converted(state, _plain(GeoLrmConfig.from_state(state).to_dict(), name))
 
 
+def _read_zero123plus_unet(content: Any, name: str) -> Converted:
+    return Converted(_tensors(content, name), _zero123plus_config())
+
+
+def _zero123plus_config() -> dict[str, Any]:
+    check_libraries()
+    from backend.nets.zero123plus_config import UNET
+
+    return UNET
+
+
 def _plain(config: dict[str, Any], name: str) -> dict[str, Any]:
     """The config as JSON has it."""
     try:
@@ -138,4 +165,9 @@ def _plain(config: dict[str, Any], name: str) -> dict[str, Any]:
         raise MissingWeights(f"The config in {name} makes no sense ({error}).", "Get the file again.") from error
 
 
-_READERS: dict[str, Callable[[Any, str], Converted]] = {"lgm": _read_lgm, "grm": _read_grm, "geolrm": _read_geolrm}
+_READERS: dict[str, Callable[[Any, str], Converted]] = {
+    "lgm": _read_lgm,
+    "grm": _read_grm,
+    "geolrm": _read_geolrm,
+    "zero123plus-unet": _read_zero123plus_unet,
+}

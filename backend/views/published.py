@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import MissingWeights
 from backend.packs import PUBLISHED
+from backend.reconstruct.checkpoints import prepared
 from backend.views.folders import published_folder
 from backend.weights import how_to_get
 
@@ -14,17 +15,20 @@ if TYPE_CHECKING:
 
 
 def picture_generator(pack: str, device: str, untrained: bool = False, **options: Any) -> ViewGenerator:
-    """A generator with a pack's weights. options: of its class; `way` by name, as in `WAYS`.
+    """A generator with a pack's weights. options: of its class; `way` by name, as in `WAYS`; white=True: with the U-Net
+    for white backgrounds where its weights are on this machine.
 
     Raises MissingWeights, which says where to get them, and BadInput where a library is not installed.
     """
     if pack.startswith("zero123plus"):
         from backend.views.zero123plus import VERSIONS, Zero123PlusGenerator
 
+        white = PUBLISHED["zero123plus-white"] if options.pop("white", False) else None
         version = VERSIONS[pack.removeprefix("zero123plus-")]
         if untrained:
             return Zero123PlusGenerator.untrained(version, device=device, **options)
-        return Zero123PlusGenerator.load(published_folder(pack), version, device, **options)
+        unet = prepared(str(white.model), white.path) if white is not None and white.present else None
+        return Zero123PlusGenerator.load(published_folder(pack), version, device, unet, **options)
 
     from backend.views.sv3d import WAYS, Sv3dGenerator
 
