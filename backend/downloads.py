@@ -35,8 +35,10 @@ class _Remote:
     git_sha1: str | None
 
 
-def download(pack: Published, say: Say) -> Path:
+def download(pack: Published, say: Say, expect: Callable[[int], None] = lambda total: None) -> Path:
     """Fetches what is not there yet, compares it, and prepares it for the networks; the file they load.
+
+    expect: told how many bytes all files have together, before the first of them comes.
 
     Whoever calls this has shown the licence and was told to go on. Raises Offline, BadInput where the hub wants a login
     or consent, and MissingWeights where what came is not what the hub has.
@@ -51,6 +53,7 @@ def download(pack: Published, say: Say) -> Path:
             f"{pack.name} needs {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {pack.folder}.",
             "Make room, or set SPLATSMITH_HOME to a folder on another disk.",
         )
+    expect(sum(remote.bytes for remote in remotes))
     for remote in missing:
         say(f"{remote.name}: {remote.bytes / 1e6:,.0f} MB")
         path = Path(
@@ -63,8 +66,10 @@ def download(pack: Published, say: Say) -> Path:
     return _finish(pack, files, {"revision": revision}, say)
 
 
-def import_from(pack: Published, source: Path, say: Say) -> Path:
+def import_from(pack: Published, source: Path, say: Say, expect: Callable[[int], None] = lambda total: None) -> Path:
     """Copies weights that were downloaded elsewhere, from a file or from anywhere below a folder; the file to load.
+
+    expect: told how many bytes that will be.
 
     Raises BadInput where they are not there, and MissingWeights where they are not these weights.
     """
@@ -78,6 +83,7 @@ def import_from(pack: Published, source: Path, say: Say) -> Path:
         base, found = _found_below(pack, source)
     pack.folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, dict[str, Any]] = {}
+    expect(sum(path.stat().st_size for path in found))
     for path in found:
         name = path.relative_to(base).as_posix()
         say(f"{name}: {path.stat().st_size / 1e6:,.0f} MB")

@@ -1,7 +1,7 @@
 """The stdio server that the add-on starts: `python -m backend serve`. The protocol is described in backend.wire.
 
-Three threads: one reads, and obeys `cancel` and `shutdown` at once; one answers the quick methods; the main one runs
-the jobs, one at a time, in order.
+Three threads: one reads, and obeys `cancel` and `shutdown` at once; one answers the quick methods; the main one does
+what backend.tasks describes, one thing at a time, in order.
 """
 
 from __future__ import annotations
@@ -13,22 +13,18 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from backend import __version__
-from backend.errors import BadInput, Cancelled, SplatsmithError, UnsupportedDevice
-from backend.events import Done, Preview, Progress, Warned
-from backend.packs import PACKS, PUBLISHED, find_published
+from backend.errors import Cancelled, SplatsmithError, UnsupportedDevice
+from backend.packs import PACKS, PUBLISHED
 from backend.parent import die_with_parent
 from backend.recipes import RECIPES
+from backend.tasks import QUEUED, Tasks, describe
 from backend.wire import FAILED, INVALID_PARAMS, PROTOCOL, Call, Channel, WireError, parse, take_over_standard_streams
 
-if TYPE_CHECKING:
-    from backend.models import Models
-
 _GRACE = 2.0  # seconds that a running job has to come to its next step once the client is gone
-_PROGRESS_EVERY = 0.1  # seconds
 
 
 @dataclass
@@ -48,7 +44,7 @@ class Server:
         self._quick: queue.Queue[Call] = queue.Queue()
         self._known: dict[str, _Job] = {}
         self._lock = threading.Lock()
-        self._models: Models | None = None
+        self._tasks = Tasks(channel, device)
 
     def run(self) -> None:
         """Serve; returns when the client is gone and the running job has stopped."""
@@ -84,16 +80,14 @@ class Server:
             return True
         if call.method == "cancel":
             self._answer(call, {"cancelled": self._cancel(call.params["job"])})
-        elif call.method == "generate":
+        elif call.method in QUEUED:
             self._enqueue(call)
-        elif call.method == "weights.download":  # takes minutes, and nothing else should wait for it
-            threading.Thread(target=self._download, args=(call,), name="download", daemon=True).start()
         else:
             self._quick.put(call)
         return False
 
     def _enqueue(self, call: Call) -> None:
-        name = call.params["job"]
+        name = call.params.get("job", f"{call.method} {call.request_id}")
         with self._lock:
             taken = name in self._known
             if name and not taken:
@@ -134,7 +128,7 @@ class Server:
         if not waiting:
             return  # cancelled while it waited, and answered then
         try:
-            result = self._generate(job)
+            result = self._tasks.perform(job.call.method, job.name, job.call.params, job.stop.is_set)
         except BaseException as error:
             self._forget(job)
             self._fail(job.call, error)
@@ -145,42 +139,6 @@ class Server:
     def _forget(self, job: _Job) -> None:
         with self._lock:
             self._known.pop(job.name, None)
-
-    def _generate(self, job: _Job) -> dict[str, Any]:
-        from backend.jobfolder import REQUEST, JobFolder
-        from backend.models import Models
-        from backend.pipeline import run_job
-        from backend.request import Request
-
-        params = job.call.params
-        if not params["folder"].strip():
-            raise BadInput("The output folder has no name.", "Choose a folder.")
-        from_stage = params.get("from_stage")
-        request = Request.resumed(params["request"], JobFolder(params["folder"]).read_json(REQUEST), from_stage)
-        self._models = self._models or Models()
-        spoke, stage = 0.0, ""
-        for event in run_job(
-            request,
-            params["folder"],
-            from_stage=from_stage,
-            to_stage=params.get("to_stage"),
-            models=self._models,
-            device=self._device,
-            stop=job.stop.is_set,
-        ):
-            if isinstance(event, Progress):
-                now = time.monotonic()
-                if event.stage == stage and event.fraction < 1.0 and now - spoke < _PROGRESS_EVERY:
-                    continue
-                spoke, stage = now, event.stage
-                self._channel.notify("progress", {"job": job.name, **asdict(event)})
-            elif isinstance(event, Preview):
-                self._channel.notify("preview", {"job": job.name, **asdict(event)})
-            elif isinstance(event, Warned):
-                self._channel.notify("log", {"level": "warning", "message": event.message, "job": job.name})
-            elif isinstance(event, Done):
-                return {"job": job.name, **asdict(event)}
-        raise RuntimeError("the job ended without a result")
 
     # -- quick methods ------------------------------------------------------------------------------------------------
 
@@ -206,22 +164,11 @@ class Server:
         if call.method == "weights.status":
             packs, published = ([pack.describe() for pack in table.values()] for table in (PACKS, PUBLISHED))
             return {"packs": packs, "published": published}
+        if call.method == "picture.prepare":
+            from backend.editing import shown_picture
+
+            return {"path": call.params["out"], "warnings": shown_picture(call.params["image"], call.params["out"])}
         raise RuntimeError(f"no answer to {call.method}")
-
-    def _download(self, call: Call) -> None:
-        """Fetch published weights; what happens is told as log notifications."""
-        try:
-            pack = find_published(call.params["name"])
-            if not call.params.get("accept"):
-                raise BadInput(f"The licence of {pack.name} ({pack.licence}) was not accepted.", f"Read {pack.page}.")
-            if not pack.present:
-                from backend.downloads import download
-
-                download(pack, lambda text: self._channel.notify("log", {"level": "info", "message": text}))
-        except BaseException as error:
-            self._fail(call, error)
-        else:
-            self._answer(call, {})
 
     def _initialize(self) -> dict[str, Any]:
         try:
@@ -237,7 +184,7 @@ class Server:
             "version": __version__,
             "protocol": PROTOCOL,
             "device": device,
-            "recipes": [name for name, recipe in RECIPES.items() if recipe.from_text or recipe.from_picture],
+            "recipes": [describe(recipe) for recipe in RECIPES.values() if recipe.from_text or recipe.from_picture],
             "packs": {name: pack.present for name, pack in PACKS.items()},
         }
 

@@ -47,8 +47,10 @@ METHODS: dict[str, Method] = {
             "version": "string",
             "protocol": "integer",
             "device": "string",
-            "recipes": "array",  # of names
-            "packs": "object",  # name of the weights: whether they are there
+            # Those that make views of words or of a picture: {name, title, from_text, from_picture, least_views (that
+            # its reconstructor needs), weights (names), missing (those of them that are not there)}.
+            "recipes": "array",
+            "packs": "object",  # name of the starter's weights: whether they are there
         },
     ),
     # Answers when the job ends. request: the fields of backend.request.Request; with from_stage those that are left out
@@ -58,11 +60,25 @@ METHODS: dict[str, Method] = {
         {"job": "string", "folder": "string", "files": "object", "warnings": "array", "seconds": "number"},
     ),
     "cancel": Method({"job": "string"}, {"cancelled": "boolean"}),
+    # Changes the views of a job's folder; they are called by the numbers in their files' names. In the queue of jobs.
+    # drop: of numbers. replace: number, as a string, to the path of a picture. undo: the last change, and nothing else.
+    # earlier: how many changes can be undone, until the mesh is made. Go on with generate, from_stage "gaussians".
+    "views.edit": Method(
+        {"job": "string?", "folder": "string", "drop": "array?", "replace": "object?", "undo": "boolean?"},
+        {"folder": "string", "views": "array", "least": "integer", "earlier": "integer", "warnings": "array"},
+    ),
+    # Writes what a generator will see of a picture, cut out and centred, to the .png `out`.
+    "picture.prepare": Method({"image": "string", "out": "string"}, {"path": "string", "warnings": "array"}),
     # packs: of {name, title, present, bytes, licence, sha256, file}; published, which are to be downloaded: these and
     # {repository, page, forbids, gated, unconfirmed}; their bytes are a guess, or null, until they are present.
     "weights.status": Method({}, {"packs": "array", "published": "array"}),
-    # Answers when the weights are there. accept: the user has read licence and forbids, and agrees.
-    "weights.download": Method({"name": "string", "accept": "boolean?"}, {}),
+    # In the queue of jobs; answer when the weights are there. Progress is told as that of a stage "weights", whose
+    # steps are megabytes; what was fetched before a `cancel` is used the next time. accept: the user has read licence
+    # and forbids, and agrees. source: a file or folder on this machine.
+    "weights.download": Method({"job": "string?", "name": "string", "accept": "boolean?"}, {"name": "string"}),
+    "weights.import": Method(
+        {"job": "string?", "name": "string", "source": "string", "accept": "boolean?"}, {"name": "string"}
+    ),
     "doctor": Method(
         {},
         {
@@ -82,7 +98,7 @@ METHODS: dict[str, Method] = {
 NOTIFICATIONS: dict[str, dict[str, str]] = {
     "progress": {
         "job": "string",
-        "stage": "string",  # views, reconstruct, surface, texture, export
+        "stage": "string",  # views, reconstruct, surface, texture, export; weights
         "fraction": "number",  # of the stage
         "overall": "number",
         "step": "integer",

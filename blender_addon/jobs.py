@@ -1,7 +1,7 @@
 """The queue of jobs and what becomes of them: one object, driven by a timer (`poll`) or to the end (`run`).
 
-A runner owns at most one backend process. It starts it for the first job, keeps it warm for the next, starts another
-after a death, and lets it go when it has been idle for a while, so that its memory is free for rendering.
+A runner owns one connection to a backend, which it lets go when it has been idle for a while, so that its memory is
+free for rendering. Questions are answered beside the jobs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .client import Backend, Failure, Notification, Problem, Reply
+from .connection import Connection
 
-PROTOCOL = 1
-START_SECONDS = 180.0  # importing torch from a cold disk takes a minute on slow machines
 CANCEL_SECONDS = 2.0  # how long the backend may take to obey before it is killed
 IDLE_SECONDS = 600.0
 
@@ -40,11 +39,19 @@ ENDED = {State.DONE, State.FAILED, State.CANCELLED}
 
 @dataclass
 class Job:
-    """One generation: what was asked, how far it is, and what came of it."""
+    """One piece of work in the queue: what was asked, how far it is, and what came of it.
+
+    from_stage, to_stage: the first and the last of "views", "gaussians", "mesh" to make; None makes all.
+    method, params: another queued request than `generate`: an edit of the folder's views, weights to be got.
+    """
 
     request: dict[str, Any]
     folder: Path
     placement: dict[str, Any] = field(default_factory=dict)  # where the object goes; the runner does not look at it
+    from_stage: str | None = None
+    to_stage: str | None = None
+    method: str = "generate"
+    params: dict[str, Any] = field(default_factory=dict)
     id: str = field(default_factory=lambda: f"{os.getpid()}-{next(_numbers)}")
     state: State = State.WAITING
     stage: str = ""
@@ -61,13 +68,47 @@ class Job:
     def ended(self) -> bool:
         return self.state in ENDED
 
+    @property
+    def makes_object(self) -> bool:
+        return self.method == "generate" and self.to_stage in (None, "mesh")
+
+    def call(self) -> tuple[str, dict[str, Any]]:
+        """The request to the backend: its method and its parameters."""
+        if self.method != "generate":
+            return self.method, {**self.params, "job": self.id}
+        stages = {"from_stage": self.from_stage, "to_stage": self.to_stage}
+        asked = {"job": self.id, "folder": str(self.folder), "request": self.request}
+        return "generate", {**asked, **{name: stage for name, stage in stages.items() if stage is not None}}
+
     def warn(self, text: str) -> None:
         if text and text not in self.warnings:
             self.warnings.append(text)
 
 
+@dataclass
+class Question:
+    """A quick request that is answered beside the jobs: look at `done` now and then."""
+
+    method: str
+    params: dict[str, Any] = field(default_factory=dict)
+    reply: Reply | None = None  # once it is sent
+    refusal: Failure | None = None  # why it could not be sent
+
+    @property
+    def done(self) -> bool:
+        return self.refusal is not None or (self.reply is not None and self.reply.done)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        return self.reply.result if self.reply is not None else None
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.refusal or (self.reply.failure if self.reply is not None else None)
+
+
 class Runner:
-    """Runs jobs one at a time, in order."""
+    """Runs jobs one at a time, in order, and answers questions meanwhile."""
 
     def __init__(
         self,
@@ -76,19 +117,16 @@ class Runner:
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         """start_backend may raise Problem; its failure becomes the job's."""
-        self._start_backend = start_backend
+        self.connection = Connection(start_backend, now)
         self._now = now
         self._idle_seconds = idle_seconds
         self._queue: list[Job] = []
+        self._questions: list[Question] = []
         self._current: Job | None = None
-        self._backend: Backend | None = None
-        self._hello: Reply | None = None
         self._answer: Reply | None = None
         self._started_at = 0.0
         self._cancelled_at = 0.0
-        self._idle_since = 0.0
-        self._retired = False
-        self.info: dict[str, Any] = {}  # what the backend said of itself: version, device, recipes, packs
+        self._idle_since = now()
 
     @property
     def current(self) -> Job | None:
@@ -103,9 +141,20 @@ class Runner:
         return self._current is not None or bool(self._queue)
 
     @property
+    def asked(self) -> bool:
+        """Whether a question waits for its answer."""
+        return bool(self._questions)
+
+    @property
     def backend_pid(self) -> int | None:
         """The process id of the backend that is up, None without one."""
-        return self._backend.pid if self._backend is not None else None
+        return self.connection.pid
+
+    def ask(self, method: str, params: dict[str, Any] | None = None) -> Question:
+        """Asks something quick, at once where the backend is up."""
+        question = Question(method, params or {})
+        self._questions.append(question)
+        return question
 
     def submit(self, job: Job) -> Job:
         """Puts a job at the end of the queue; the next `poll` starts it if nothing else runs."""
@@ -120,13 +169,13 @@ class Runner:
         running = self._current
         if running is None or (job is not None and running is not job) or running.state is State.CANCELLING:
             return
-        if running.state is State.RUNNING and self._backend is not None:
+        if running.state is State.RUNNING and self.connection.up:
             running.state = State.CANCELLING
             running.message = "Cancelling"
             self._cancelled_at = self._now()
-            self._backend.request("cancel", {"job": running.id})
+            self.connection.request("cancel", {"job": running.id})
         else:
-            self._drop_backend()
+            self.connection.drop()
             self._end(State.CANCELLED)
 
     def poll(self) -> list[Job]:
@@ -134,13 +183,17 @@ class Runner:
         before = self._current
         if self._current is None and self._queue:
             self._current = before = self._queue.pop(0)
-            self._start_current()
-        if self._backend is not None:
-            self._read_backend()
+            before.state, before.message = State.STARTING, "Starting the backend"
+            self._started_at = self._now()
+        for notification in self.connection.poll():
+            self._notify(notification)
         if self._current is not None:
-            self._advance()
-        elif self._backend is not None and self._now() - self._idle_since > self._idle_seconds:
-            self._drop_backend()
+            self._advance(self._current)
+        self._advance_questions()
+        if self.busy or self._questions:
+            self._idle_since = self._now()
+        elif self.connection.up and self._now() - self._idle_since > self._idle_seconds:
+            self.connection.drop()
         return [before] if before is not None and before.ended else []
 
     def run(self, job: Job, on_change: Callable[[Job], None] | None = None, pause: float = 0.05) -> Job:
@@ -163,7 +216,7 @@ class Runner:
                 if not job.ended:
                     time.sleep(pause)
         except BaseException:  # Ctrl-C, or the callback failed: the backend must not go on with an orphan
-            self._drop_backend()
+            self.connection.drop()
             if not job.ended and self._current is job:
                 self._end(State.CANCELLED)
             raise
@@ -171,7 +224,7 @@ class Runner:
 
     def retire_backend(self) -> None:
         """Lets the running job end on its backend; the next one starts another."""
-        self._retired = True
+        self.connection.retire()
 
     def close(self) -> None:
         """Ends the backend and cancels everything."""
@@ -180,36 +233,23 @@ class Runner:
             job.state = State.CANCELLED
         if self._current is not None:
             self._end(State.CANCELLED)
-        if self._backend is not None:
-            self._backend.stop()
-            self._backend = None
+        for question in self._questions:
+            question.refusal = Failure("cancelled", "The backend was ended.")
+        self._questions = []
+        self.connection.close()
 
     # -- the machinery ------------------------------------------------------------------------------------------
 
-    def _start_current(self) -> None:
-        job = self._current
-        assert job is not None
-        job.state, job.message = State.STARTING, "Starting the backend"
-        self._started_at = self._now()
-        if self._retired:
-            self._drop_backend()
-        if self._backend is not None:
-            return
-        self._retired = False
+    def _advance_questions(self) -> None:
+        waiting = [question for question in self._questions if question.reply is None]
         try:
-            self._backend = self._start_backend()
-        except Problem as error:
-            self._fail(error.failure)
-            return
-        self._hello = self._backend.request("initialize", {"client": "splatsmith-addon", "version": "0.1.0"})
-
-    def _read_backend(self) -> None:
-        assert self._backend is not None
-        for notification in self._backend.poll():
-            self._notify(notification)
-        if not self._backend.alive:
-            self._backend = None
-            self.info = {}
+            if waiting and self.connection.ready(may_replace=self._current is None):
+                for question in waiting:
+                    question.reply = self.connection.request(question.method, question.params)
+        except Problem as problem:
+            for question in waiting:
+                question.refusal = problem.failure
+        self._questions = [question for question in self._questions if not question.done]
 
     def _notify(self, notification: Notification) -> None:
         job, params = self._current, notification.params
@@ -228,60 +268,20 @@ class Runner:
         elif notification.method == "preview":
             job.previews[str(params.get("kind", ""))] = str(params.get("path", ""))
 
-    def _advance(self) -> None:
-        job = self._current
-        assert job is not None
+    def _advance(self, job: Job) -> None:
         if job.state is State.STARTING:
-            self._advance_start(job)
+            try:
+                if self.connection.ready():
+                    job.state, job.message = State.RUNNING, ""
+                    self._answer = self.connection.request(*job.call())
+            except Problem as problem:
+                self._fail(problem.failure)
         if job.state in (State.RUNNING, State.CANCELLING) and self._answer is not None and self._answer.done:
             self._take_answer(job, self._answer)
         elif job.state is State.CANCELLING and self._now() - self._cancelled_at > CANCEL_SECONDS:
             # One native call may outlast any patience; the process goes, and the next job gets a new one.
-            self._drop_backend()
+            self.connection.drop()
             self._end(State.CANCELLED)
-
-    def _advance_start(self, job: Job) -> None:
-        hello = self._hello
-        assert hello is not None
-        if self._backend is None and hello.result is not None:
-            # It died since the last job: nobody was waiting for it then, so nobody needs to hear of it now.
-            self._start_current()
-            return
-        if not hello.done:
-            if self._now() - self._started_at > START_SECONDS:
-                self._drop_backend()
-                self._fail(
-                    Failure(
-                        "backend_silent",
-                        f"The backend did not answer within {START_SECONDS:.0f} seconds.",
-                        "Press Check in the add-on's preferences to see what is wrong with its Python.",
-                    )
-                )
-            return
-        failure = hello.failure
-        if hello.result is not None and hello.result.get("protocol") != PROTOCOL:
-            failure = Failure(
-                "backend_version",
-                f"The backend speaks protocol {hello.result.get('protocol')!r}, this add-on {PROTOCOL}.",
-                "Install the add-on again from one zip, so that both halves have the same version.",
-            )
-        if failure is not None:
-            if failure.code == "backend_stopped":
-                failure = Failure(
-                    failure.code,
-                    "The backend's Python ended before it was ready; most often torch or another package is missing.",
-                    "Press Check in the add-on's preferences to see what is missing.",
-                )
-            self._drop_backend()
-            self._fail(failure)
-            return
-        assert hello.result is not None
-        assert self._backend is not None
-        self.info = hello.result
-        job.state, job.message = State.RUNNING, ""
-        self._answer = self._backend.request(
-            "generate", {"job": job.id, "folder": str(job.folder), "request": job.request}
-        )
 
     def _take_answer(self, job: Job, answer: Reply) -> None:
         if answer.failure is None:
@@ -307,13 +307,6 @@ class Runner:
         job.state = state
         job.seconds = self._now() - self._started_at
         self._current, self._answer = None, None
-        self._idle_since = self._now()
-
-    def _drop_backend(self) -> None:
-        if self._backend is not None:
-            self._backend.kill()
-            self._backend = None
-            self.info = {}
 
 
 def _number(value: Any, default: float) -> float:

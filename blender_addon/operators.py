@@ -25,7 +25,9 @@ class SPLATSMITH_OT_generate(bpy.types.Operator):
         if properties.random_seed:
             properties.seed = random.randint(0, LARGEST_SEED)
         try:
-            job = state.generate(request_settings(properties), importer.placement_now(context, properties.size))
+            placement = importer.placement_now(context, properties.size)
+            to_stage = "views" if properties.views_first else None
+            job = state.generate(request_settings(properties), placement, to_stage=to_stage)
         except Problem as problem:
             state.problem = problem.failure
             self.report({"ERROR"}, f"{problem.failure.message} {problem.failure.fix}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import bpy
 
-from . import session, thumbnails
+from . import panel_recipe, panel_views, session, thumbnails
 from .drawing import characters, draw_failure, draw_lines, duration
-from .jobs import Job, State
+from .jobs import Job, Question, State
+from .properties import absolute
 
 STAGE_NAMES = {
     "views": "Imagining views",
@@ -16,8 +18,9 @@ STAGE_NAMES = {
     "surface": "Finding the surface",
     "texture": "Painting the texture",
     "export": "Saving",
+    "weights": "Getting weights",
 }
-VIEW_NAMES = [f"{index:03d}.png" for index in range(4)]
+METHOD_NAMES = {"views.edit": "Changing the views", "weights.download": "Asking for the weights"}
 
 
 class SPLATSMITH_PT_main(bpy.types.Panel):
@@ -39,12 +42,16 @@ class SPLATSMITH_PT_main(bpy.types.Panel):
             box = layout.box()
             draw_failure(box, status.failure, width)
             box.operator("splatsmith.preferences", icon="PREFERENCES")
-        _draw_request(layout, context.scene.splatsmith)
+        properties = context.scene.splatsmith
+        _draw_inputs(layout, state, properties, width)
+        complete = panel_recipe.draw(layout, state, properties, width)
+        _draw_settings(layout, properties)
         button = layout.row()
         button.scale_y = 1.4
-        button.enabled = status.ready
+        button.enabled = status.ready and complete
         waiting = len(state.runner.waiting) + (1 if state.runner.current is not None else 0)
-        text = "Generate" if waiting == 0 else f"Generate Another ({waiting} under way)"
+        once, again = ("Make Views", "Make More Views") if properties.views_first else ("Generate", "Generate Another")
+        text = once if waiting == 0 else f"{again} ({waiting} under way)"
         button.operator("splatsmith.generate", text=text, icon="SHADERFX")
         if state.problem is not None:
             draw_failure(layout.box(), state.problem, width)
@@ -52,13 +59,31 @@ class SPLATSMITH_PT_main(bpy.types.Panel):
             _draw_job(layout, state, state.last, width)
 
 
-def _draw_request(layout: Any, properties: Any) -> None:
+def _draw_inputs(layout: Any, state: session.Session, properties: Any, width: int) -> None:
     inputs = layout.column(align=True)
     inputs.label(text="Prompt")
     inputs.prop(properties, "prompt", text="")
     inputs.separator()
     inputs.label(text="Or a picture")
     inputs.prop(properties, "image", text="")
+    if state.picture is not None and state.picture.params["image"] == absolute(properties.image):
+        _draw_picture(layout.box(), state.picture, width)
+
+
+def _draw_picture(box: Any, question: Question, width: int) -> None:
+    """What a generator will see of the picture, before anything is spent on it."""
+    if not question.done:
+        box.label(text="Cutting the object out", icon="SORTTIME")
+    elif question.failure is not None:
+        draw_failure(box, question.failure, width)
+    else:
+        for _, icon in thumbnails.icons([Path(question.params["out"])]):
+            box.template_icon(icon_value=icon, scale=5.0)
+        warnings = (question.result or {}).get("warnings")
+        draw_lines(box, map(str, warnings if isinstance(warnings, list) else []), width, icon="INFO")
+
+
+def _draw_settings(layout: Any, properties: Any) -> None:
     settings = layout.column(align=True)
     settings.use_property_split = True
     settings.use_property_decorate = False
@@ -70,12 +95,13 @@ def _draw_request(layout: Any, properties: Any) -> None:
     settings.prop(properties, "faces")
     settings.prop(properties, "texture_size")
     settings.prop(properties, "size")
+    settings.prop(properties, "views_first")
 
 
 def _draw_job(layout: Any, state: session.Session, job: Job, width: int) -> None:
     box = layout.box()
     if not job.ended:
-        _draw_progress(box, job)
+        _draw_progress(box, job, width)
     elif job in state.arriving:
         draw_lines(box, ["Ready. It is added to the scene as soon as you are back in Object Mode."], width, icon="TIME")
     elif job.state is State.FAILED:
@@ -84,28 +110,34 @@ def _draw_job(layout: Any, state: session.Session, job: Job, width: int) -> None
         box.label(text="Cancelled", icon="CANCEL")
     else:
         row = box.row()
-        row.label(text=f"Done in {duration(job.seconds)}", icon="CHECKMARK")
-        row.operator("splatsmith.open_folder", text="", icon="FILE_FOLDER")
+        row.label(text=f"{_done(job)} in {duration(job.seconds)}", icon="CHECKMARK")
+        if job.method == "generate":
+            row.operator("splatsmith.open_folder", text="", icon="FILE_FOLDER")
     if job.warnings:
         draw_lines(box, job.warnings, width, icon="INFO")
-    _draw_views(box, job)
+    panel_views.draw(box, state, job)
 
 
-def _draw_views(box: Any, job: Job) -> None:
-    """The views that the object is made from, as soon as they are finished."""
-    if job.stage in ("", "views"):
-        return
-    row = box.row(align=True)
-    for icon in thumbnails.icons(job.folder / "views", VIEW_NAMES):
-        row.template_icon(icon_value=icon, scale=3.4)
+def _done(job: Job) -> str:
+    if job.method.startswith("weights."):
+        return "The weights are here"
+    if job.method == "views.edit":
+        return "Views changed"
+    return "Done" if job.makes_object else "Views made"
 
 
-def _draw_progress(box: Any, job: Job) -> None:
-    what = job.message if job.state is not State.RUNNING else STAGE_NAMES.get(job.stage, "Starting")
+def _draw_progress(box: Any, job: Job, width: int) -> None:
+    what = job.message if job.state is not State.RUNNING else _doing(job)
     left = f", {duration(job.eta)} left" if job.eta is not None and job.state is State.RUNNING else ""
-    box.label(text=what)
+    draw_lines(box, [what], width)
     box.progress(factor=job.overall, type="BAR", text=f"{job.overall:.0%}{left}")
     box.operator("splatsmith.cancel", icon="CANCEL")
+
+
+def _doing(job: Job) -> str:
+    if job.stage == "weights":
+        return job.message
+    return STAGE_NAMES.get(job.stage) or METHOD_NAMES.get(job.method, "Starting")
 
 
 def register() -> None:

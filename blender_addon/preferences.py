@@ -9,7 +9,7 @@ from typing import Any
 import bpy
 from bpy.props import EnumProperty, StringProperty
 
-from . import session, torch_builds
+from . import places, session, torch_builds
 from .drawing import characters, draw_failure, draw_lines
 
 LOG_LINES = 8
@@ -79,7 +79,7 @@ class SplatsmithPreferences(bpy.types.AddonPreferences):
         fields.prop(self, "python")
         fields.prop(self, "base_python")
         fields.prop(self, "data_folder")
-        draw_lines(layout, [f"Data: {session.home().path}"], width, icon="FILE_FOLDER")
+        draw_lines(layout, [f"Data: {places.home().path}"], width, icon="FILE_FOLDER")
 
 
 def _draw_state(layout: Any, state: Any, width: int) -> None:

@@ -8,7 +8,48 @@ from typing import Any
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
+from . import session
+from .catalogue import ONLY_STARTER, STARTER, RecipeChoice
+
 LARGEST_SEED = 2**31 - 1
+
+
+_items: list[tuple[str, str, str, str, int]] = []  # Blender keeps no reference to them itself
+
+
+def _recipes() -> list[RecipeChoice]:
+    return session.current.catalogue.recipes if session.current is not None else [ONLY_STARTER]
+
+
+def _recipe_items(properties: Any, _context: Any) -> list[tuple[str, str, str, str, int]]:
+    """What the backend offers, and the scene's own choice where that is another: a file may come from elsewhere."""
+    found = [(recipe.name, recipe.label, recipe.title) for recipe in _recipes()]
+    chosen = properties.recipe_name if properties is not None else STARTER
+    if chosen not in {name for name, _, _ in found}:
+        found.append((chosen, chosen, "This recipe is not known here"))
+    global _items
+    _items = [(name, label, title, "NONE", number) for number, (name, label, title) in enumerate(found)]
+    return _items
+
+
+def _recipe_get(properties: Any) -> int:
+    names = [item[0] for item in _recipe_items(properties, None)]
+    return names.index(properties.recipe_name)
+
+
+def _recipe_set(properties: Any, number: int) -> None:
+    properties.recipe_name = _recipe_items(properties, None)[number][0]
+
+
+def _picture_picked(properties: Any, _context: Any) -> None:
+    """Only asks: the answer comes with a later tick of the timer, which a Blender without a window has not."""
+    if session.current is not None and not bpy.app.background:
+        session.current.show_picture(absolute(properties.image))
+
+
+def absolute(path: str) -> str:
+    """Blender's own // paths made absolute; an empty one stays empty."""
+    return bpy.path.abspath(path) if path else ""
 
 
 class SplatsmithProperties(bpy.types.PropertyGroup):
@@ -24,6 +65,20 @@ class SplatsmithProperties(bpy.types.PropertyGroup):
         name="Picture",
         description="A picture of one object, seen from the front; a transparent or plain background works best",
         subtype="FILE_PATH",
+        update=_picture_picked,
+    )
+    recipe_name: StringProperty(default=STARTER, options={"HIDDEN"})
+    recipe: EnumProperty(
+        name="Recipe",
+        description="Which models make the views and the object",
+        items=_recipe_items,
+        get=_recipe_get,
+        set=_recipe_set,
+    )
+    views_first: BoolProperty(
+        name="Views First",
+        description="Stop when the views are made, so that you can change them before the mesh is made",
+        default=False,
     )
     seed: IntProperty(
         name="Seed",
@@ -63,7 +118,8 @@ def request_settings(properties: Any) -> dict[str, Any]:
     """The panel's settings as those of a backend request; Blender's own // paths become absolute."""
     return {
         "prompt": properties.prompt,
-        "image": bpy.path.abspath(properties.image) if properties.image else "",
+        "image": absolute(properties.image),
+        "recipe": properties.recipe_name,
         "seed": properties.seed,
         "faces": properties.faces,
         "texture_size": int(properties.texture_size),

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from . import command_line, operators, panel, preferences, properties, session, thumbnails
+from . import (
+    command_line,
+    operators,
+    operators_views,
+    operators_weights,
+    panel,
+    preferences,
+    properties,
+    session,
+    thumbnails,
+)
 
-PARTS = (session, thumbnails, properties, preferences, operators, panel, command_line)
+PARTS = (
+    session,
+    thumbnails,
+    properties,
+    preferences,
+    operators,
+    operators_views,
+    operators_weights,
+    panel,
+    command_line,
+)
 
 
 def register() -> None:

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +13,17 @@ from typing import Any
 
 import bpy
 
-from . import environment, importer
+from . import importer
+from .catalogue import Catalogue
 from .check import Check
-from .client import Backend, Failure, Launch, Problem
-from .environment import Home, Status
+from .client import Backend, Failure, Problem
+from .desk import Desk
+from .environment import Status
 from .importer import Placement
-from .installer import Plan, SetUp
-from .jobs import Job, Runner, State, request_of
-from .settings import chosen_build, settings
+from .installer import SetUp
+from .jobs import Job, Question, Runner, State, request_of
+from .places import current_status, home, launch, new_job_folder, plan
 
-ADDON_FOLDER = Path(__file__).parent
 BUSY_PAUSE, IDLE_PAUSE = 0.1, 2.0  # seconds between two ticks
 STATUS_SECONDS = 2.0  # how long a look at the disk is believed
 
@@ -36,6 +35,11 @@ class Session:
         self.runner = Runner(lambda: Backend(launch()))
         self.last: Job | None = None
         self.arriving: list[Job] = []  # finished, and waiting for a moment in which the scene may change
+        self.desk: Desk | None = None  # the views of the job that finished last
+        self.picture: Question | None = None  # what a generator will see of the chosen picture
+        self.catalogue = Catalogue()
+        self._asked: list[Question] = []  # what the catalogue is waiting for
+        self._greeted: dict[str, Any] = {}
         self.set_up: SetUp | None = None
         self.check: Check | None = None
         self.problem: Failure | None = None  # a failure outside any job
@@ -47,6 +51,8 @@ class Session:
         now = time.monotonic()
         if self._status is None or now - self._status[0] > STATUS_SECONDS:
             self._status = (now, current_status())
+            if not self.catalogue.known:  # not at the start: the preferences, which say where, come later
+                self.catalogue.read(home().path)
         return self._status[1]
 
     def settings_changed(self) -> None:
@@ -54,8 +60,10 @@ class Session:
         self._status = None
         self.runner.retire_backend()
 
-    def generate(self, settings: dict[str, Any], placement: Placement, folder: Path | None = None) -> Job:
-        """Queues a job; without a folder it gets one in the data folder.
+    def generate(
+        self, settings: dict[str, Any], placement: Placement, folder: Path | None = None, to_stage: str | None = None
+    ) -> Job:
+        """Queues a job; without a folder it gets one in the data folder. to_stage: "views" stops after them.
 
         Raises Problem when the settings make no job or the backend is not set up.
         """
@@ -64,10 +72,31 @@ class Session:
         launch()
         queued = [*self.runner.waiting, *([self.runner.current] if self.runner.current is not None else [])]
         folder = folder or new_job_folder(home(), request, {job.folder for job in queued})
-        job = Job(request, folder, {"placement": placement})
+        return self.submit(Job(request, folder, {"placement": placement}, to_stage=to_stage))
+
+    def submit(self, job: Job) -> Job:
+        """Queues any job. Raises Problem when the backend is not set up."""
+        self.problem = None
+        launch()
         self.last = self.runner.submit(job)
         wake()
         return job
+
+    def show_picture(self, path: str) -> None:
+        """Has the chosen picture cut out and centred, to be looked at; an empty path takes it away again."""
+        if self.picture is not None:
+            Path(self.picture.params["out"]).unlink(missing_ok=True)
+        self.picture = None
+        if path and self.status().ready:
+            out = Path(bpy.app.tempdir) / f"splatsmith_{time.time_ns()}.png"
+            self.picture = self.runner.ask("picture.prepare", {"image": path, "out": str(out)})
+            wake()
+
+    def refresh(self) -> None:
+        """Asks the backend which recipes and weights there are. Raises Problem when it is not set up."""
+        launch()
+        self._asked += [self.runner.ask("initialize"), self.runner.ask("weights.status")]
+        wake()
 
     def start_set_up(self) -> None:
         """Raises Problem while a job runs: Windows cannot replace the files of a running Python."""
@@ -85,7 +114,7 @@ class Session:
     def active(self) -> bool:
         """Whether something goes on that a person waits for."""
         working = (self.set_up is not None and self.set_up.running) or (self.check is not None and self.check.running)
-        return self.runner.busy or bool(self.arriving) or working
+        return self.runner.busy or self.runner.asked or bool(self.arriving) or working
 
     def face(self) -> tuple[object, ...]:
         """What the panel and the preferences show, roughly: they are drawn again only when it changes."""
@@ -95,6 +124,9 @@ class Session:
             eta = None if job.eta is None else round(job.eta)
             shown += [job.id, job.state, job.stage, job.message, round(job.overall, 3), eta, len(job.warnings)]
             shown.append(job.previews.get("views"))
+        if self.desk is not None:
+            shown += [self.desk.folder, tuple(self.desk.views), self.desk.earlier, self.desk.open]
+        shown += [self.picture is not None and self.picture.done, id(self.picture), id(self.catalogue.recipes)]
         if set_up is not None:
             shown += [set_up.step, round(set_up.fraction, 3), len(set_up.lines), set_up.lines[-1:]]
         return (*shown, self.check is not None and self.check.running)
@@ -103,11 +135,13 @@ class Session:
         """One step of everything, without waiting."""
         for job in self.runner.poll():
             if job.state is State.DONE:
-                self.arriving.append(job)
+                self._take(job)
+                self.arriving += [job] if job.makes_object else []
             elif job.failure is not None and self.runner.busy:  # the panel goes on to the next job, so say it apart
                 self.problem = job.failure
         if self.runner.current is not None:
             self.last = self.runner.current
+        self._learn()
         if self.set_up is not None and self.set_up.poll():
             self._status = None
         if self.arriving and may_change_scene():
@@ -117,7 +151,35 @@ class Session:
         """Drives a job that `generate` queued to its end: for background mode. Returns its object, if it made one."""
         self.runner.drive(job, on_change)
         self.last = job
-        return self._import(job) if job.state is State.DONE else None
+        if job.state is not State.DONE:
+            return None
+        self._learn()
+        self._take(job)
+        return self._import(job) if job.makes_object else None
+
+    def _take(self, job: Job) -> None:
+        """What a finished job means for the desk and the catalogue."""
+        if job.method.startswith("weights."):
+            self.refresh()
+        elif self.desk is not None and self.desk.folder == job.folder:
+            self.desk.take(job)
+        elif job.method == "generate":
+            recipe = self.catalogue.recipe(str(job.request.get("recipe")))
+            self.desk = Desk.of(job, recipe.least_views if recipe is not None else None)
+
+    def _learn(self) -> None:
+        """Takes in what the backend said of itself, unasked and asked."""
+        changed, hello = False, self.runner.connection.info
+        if hello and hello is not self._greeted:
+            self._greeted, changed = hello, self.catalogue.take(hello)
+            if any(recipe.missing for recipe in self.catalogue.recipes):
+                self._asked.append(self.runner.ask("weights.status"))
+        for question in [question for question in self._asked if question.done]:
+            self._asked.remove(question)
+            changed |= self.catalogue.take(question.result or {})
+            self.problem = question.failure or self.problem
+        if changed:
+            self.catalogue.write(home().path)
 
     def _import(self, job: Job) -> Any | None:
         placement = job.placement["placement"]
@@ -141,6 +203,8 @@ class Session:
             if worker is not None and worker.running:
                 worker.cancel()
         self.runner.close()
+        if self.picture is not None:
+            Path(self.picture.params["out"]).unlink(missing_ok=True)
 
 
 current: Session | None = None  # between register and unregister
@@ -224,58 +288,3 @@ def _window_for(scene_name: str) -> Any:
         if window.scene.name == scene_name:
             return window
     return windows[0] if windows else None
-
-
-# -- where things are -----------------------------------------------------------------------------------------------
-
-
-def home() -> Home:
-    return environment.home_folder(settings().data_folder)
-
-
-def current_status() -> Status:
-    return environment.status(home(), settings().python)
-
-
-def blender_folder() -> Path | None:
-    """Blender's own folder, whose libraries the backend must not see; None in the bpy wheel."""
-    return Path(bpy.app.binary_path).parent if bpy.app.binary_path else None
-
-
-def code_folder() -> Path:
-    folder = environment.code_folder(ADDON_FOLDER)
-    if folder is None:
-        raise Problem(
-            Failure("no_backend", "The add-on's backend folder is missing.", "Install the add-on again from its zip.")
-        )
-    return folder
-
-
-def launch() -> Launch:
-    """How to start the backend. Raises Problem with what to do when it is not set up."""
-    status = current_status()
-    if not status.ready or status.python is None:
-        raise Problem(status.failure or Failure("not_set_up", "The backend is not set up yet.", "Press Set Up."))
-    return Launch(status.python, code_folder(), home().path, blender_folder())
-
-
-def plan() -> Plan:
-    return Plan(
-        home=home(),
-        code_folder=code_folder(),
-        requirements=ADDON_FOLDER / "requirements.txt",
-        base_preference=settings().base_python,
-        own_python=sys.executable,
-        build=chosen_build(),
-        blender_folder=blender_folder(),
-    )
-
-
-def new_job_folder(home: Home, request: dict[str, Any], taken: set[Path]) -> Path:
-    """A folder name that sorts by time and tells what is in it; the backend makes the folder itself, later."""
-    words = re.sub(r"[^a-z0-9]+", "-", importer.object_name(request).lower()).strip("-")[:32].strip("-")
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{words or 'object'}"
-    folder, number = home.jobs / stem, 2
-    while folder in taken or folder.exists():
-        folder, number = home.jobs / f"{stem}-{number}", number + 1
-    return folder

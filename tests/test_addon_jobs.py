@@ -196,6 +196,56 @@ def test_an_interrupted_blocking_drive_ends_the_backend(runner, tmp_path):
     assert not runner.busy
 
 
+def test_questions_are_answered_while_a_job_runs(runner, tmp_path):
+    slow = runner.submit(job(tmp_path, "slow"))
+    drive(runner, lambda: slow.overall > 0)
+    question = runner.ask("weights.status")
+    drive(runner, lambda: question.done, 3.0)
+    assert question.result["published"]
+    assert not slow.ended
+    assert not runner.asked
+
+
+def test_a_question_starts_the_backend_and_keeps_it_from_idling(tmp_path, launch):
+    clock = [0.0]
+    runner = Runner(lambda: Backend(launch), now=lambda: clock[0], idle_seconds=100.0)
+    question = runner.ask("weights.status")
+    drive(runner, lambda: question.done)
+    assert question.failure is None
+    clock[0] = 90.0
+    again = runner.ask("doctor")
+    drive(runner, lambda: again.done)
+    clock[0] = 150.0
+    runner.poll()
+    assert runner.backend_pid is not None
+    clock[0] = 300.0
+    runner.poll()
+    assert runner.backend_pid is None
+    runner.close()
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_question_to_nobody_fails_with_a_sentence(launch, dies):
+    def refuse() -> Backend:
+        if dies:
+            return Backend(Launch(launch.python, launch.code_folder, launch.home, None, {"FAKE_BACKEND_DIES": "1"}))
+        raise Problem(Failure("not_set_up", "The backend is not set up yet.", "Press Set Up."))
+
+    runner = Runner(refuse)
+    question = runner.ask("doctor")
+    drive(runner, lambda: question.done)
+    assert question.failure.fix
+    assert question.result is None
+    runner.close()
+
+
+def test_closing_answers_what_was_asked(runner):
+    question = runner.ask("doctor")
+    runner.close()
+    assert question.done
+    assert question.failure is not None
+
+
 def test_an_empty_request_is_refused_and_a_missing_picture_too(tmp_path):
     with pytest.raises(Problem) as caught:
         jobs.request_of({"prompt": "   ", "image": "", "seed": 3})

@@ -12,7 +12,8 @@ import pytest
 from backend import wire
 from blender_addon import client
 from blender_addon.client import Backend, Launch
-from blender_addon.jobs import PROTOCOL, Job, Runner, State
+from blender_addon.connection import PROTOCOL
+from blender_addon.jobs import Job, Runner, State
 
 TESTS = Path(__file__).parent
 ENDS = {"stand-in": TESTS / "fake_backend", "real": TESTS.parent}

@@ -59,8 +59,11 @@ def test_every_method_answers_as_agreed(start: Callable[..., Client], tmp_path: 
         result = client.call(method)["result"]
         assert mismatch(result, METHODS[method].result) == ""
     hello = client.call("initialize", client="test", version="1")["result"]
-    assert (hello["name"], hello["protocol"], hello["recipes"]) == ("splatsmith", 1, ["starter"])
-    assert set(hello["packs"]) == {"dmv3d", "lgm"}
+    assert (hello["name"], hello["protocol"]) == ("splatsmith", 1)
+    starter = hello["recipes"][0]
+    assert (starter["name"], starter["least_views"], starter["missing"]) == ("starter", 4, [])
+    assert {"title", "from_text", "from_picture", "weights"} <= set(starter)
+    assert {"dmv3d", "lgm"} <= set(hello["packs"])
     assert all(isinstance(there, bool) for there in hello["packs"].values())
     for pack in client.call("weights.status")["result"]["packs"]:
         assert {"name", "present", "bytes", "licence", "sha256"} <= set(pack)

@@ -22,8 +22,6 @@ from backend.nets.lgm import Lgm, LgmConfig
 from backend.packs import PACKS, PUBLISHED, Published, data_folder
 from backend.recipes import RECIPES
 from backend.reconstruct.checkpoints import MODELS
-from backend.server import Server
-from backend.wire import METHODS, NOTIFICATIONS, Call, mismatch
 from blender_addon import environment
 
 SMALL = LgmConfig(
@@ -294,31 +292,3 @@ def test_the_record_of_a_pack_that_somebody_edited_is_no_accident(home: Path) ->
         (entry.folder / "weights.json").write_text(content)
         assert entry.present is False
         assert entry.describe()["sha256"] is None
-
-
-def test_the_wire_downloads_only_what_was_accepted(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[tuple[str, Any]] = []
-
-    class Channel:
-        def answer(self, request_id: Any, result: dict[str, Any]) -> None:
-            said.append(("answer", result))
-
-        def fail(self, request_id: Any, number: int, message: str, code: str, fix: str = "") -> None:
-            said.append((code, f"{message} {fix}"))
-
-        def notify(self, method: str, params: dict[str, Any]) -> None:
-            assert mismatch(params, NOTIFICATIONS[method]) == ""
-            said.append((method, params["message"]))
-
-    server = Server(Channel())  # type: ignore[arg-type]
-    for params in ({"name": "lgm-big"}, {"name": "lgm-big", "accept": False}):
-        server._download(Call("weights.download", params, 1, True))
-    assert [code for code, _ in said] == ["bad_input"] * 2
-    assert "MIT" in said[0][1]
-    assert hub.asked == 0
-    server._download(Call("weights.download", {"name": "lgm-big", "accept": True}, 1, True))
-    assert said[-1] == ("answer", {})
-    assert ("log", said[2][1]) == said[2]
-    status = server._quick_result(Call("weights.status", {}, 2, True))
-    assert mismatch(status, METHODS["weights.status"].result) == ""
-    assert {pack["name"]: pack["present"] for pack in status["published"]}["lgm-big"] is True

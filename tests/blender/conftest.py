@@ -41,6 +41,20 @@ def addon(fake_backend):
     blender_addon.unregister()
 
 
+@pytest.fixture
+def state(addon):
+    from blender_addon import session
+
+    return session.get()
+
+
+@pytest.fixture
+def place():
+    from blender_addon.importer import Placement
+
+    return Placement()
+
+
 def real_backend_python() -> str:
     """The Python of the backend's environment, for the tests of the whole way; empty where there is none."""
     return os.environ.get("SPLATSMITH_BACKEND_PYTHON", "")

@@ -61,6 +61,92 @@ def box_with_nose(faces: int) -> tuple[Any, Any, Any]:
     return vertices.astype(np.float32), faces_all.astype(np.int32), uvs.astype(np.float32)
 
 
+def write_views(folder: Path, request: dict[str, Any]) -> list[str]:
+    import numpy as np
+
+    (folder / "views").mkdir(parents=True, exist_ok=True)
+    for number in range(4):
+        shade = np.full((32, 32, 3), 40 + (50 * number + request.get("seed", 0)) % 200, np.uint8)
+        write_png(folder / "views" / f"{number:03d}.png", shade)
+    (folder / "transforms.json").write_bytes(b"stand-in")
+    (folder / "report.json").write_bytes(b"{}")
+    return views_of(folder)
+
+
+def views_of(folder: Path) -> list[str]:
+    return sorted(str(view) for view in (folder / "views").glob("*.png"))
+
+
+def edit(identity: int, params: dict[str, Any]) -> None:
+    """views.edit, with an undo that only counts."""
+    folder = Path(params["folder"])
+    for number in params.get("drop") or []:
+        (folder / "views" / f"{number:03d}.png").unlink()
+    for number, path in (params.get("replace") or {}).items():
+        if "refuse" in path:
+            return fail(identity, "bad_input", "That picture shows nothing.", "Use another.")
+        (folder / "views" / f"{int(number):03d}.png").write_bytes(Path(path).read_bytes())
+    steps = folder / "steps"
+    earlier = int(steps.read_text()) if steps.exists() else 0
+    earlier = earlier - 1 if params.get("undo") else earlier + 1
+    steps.write_text(str(earlier))
+    result = {"folder": str(folder), "views": views_of(folder), "least": 3, "earlier": earlier}
+    send({"id": identity, "result": {**result, "warnings": ["It was moved."] if params.get("replace") else []}})
+    return None
+
+
+RECIPES = [
+    {"name": "starter", "title": "Starter: small", "least_views": 3, "weights": ["dmv3d", "lgm"], "missing": []},
+    {"name": "big", "title": "Big: large", "least_views": 4, "weights": ["giant"], "missing": ["giant"]},
+]
+GIANT = {
+    "name": "giant",
+    "title": "Giant: text to views",
+    "bytes": 9_370_000_000,
+    "licence": "CC-BY-NC-4.0",
+    "forbids": "Commercial use.",
+    "page": "https://hub.invalid/giant",
+    "gated": True,
+    "unconfirmed": ["the size"],
+    "sha256": None,
+    "file": "giant.safetensors",
+    "present": False,
+}
+got: set[str] = set()
+
+
+def initialize() -> dict[str, Any]:
+    hello = {"name": "splatsmith", "version": "0", "device": "cpu", "packs": {"dmv3d": True, "lgm": True}}
+    ways = {"from_text": True, "from_picture": True}
+    recipes = [
+        {**recipe, **ways, "missing": [name for name in recipe["missing"] if name not in got]} for recipe in RECIPES
+    ]
+    protocol = int(os.environ.get("FAKE_BACKEND_PROTOCOL", "1"))
+    return {**hello, "protocol": protocol, "recipes": recipes, "pid": os.getpid()}
+
+
+def get_weights(identity: int, params: dict[str, Any]) -> None:
+    """Two seconds, with progress; `source` ending in "wrong" is refused."""
+    if not params.get("accept"):
+        return fail(identity, "bad_input", "The licence was not accepted.", "Read it.")
+    if str(params.get("source", "")).rstrip("/").endswith("wrong"):
+        return fail(identity, "bad_input", "No file of giant is there.", "It has giant.safetensors.")
+    for step in range(20):
+        if params["job"] in cancelled:
+            return fail(identity, "cancelled", "The download was cancelled.", "Start it again.")
+        progress = {"fraction": step / 20, "overall": step / 20, "step": step, "steps": 20, "eta": None}
+        send(
+            {
+                "method": "progress",
+                "params": {"job": params["job"], "stage": "weights", "message": "giant, 9 GB", **progress},
+            }
+        )
+        time.sleep(0.02)
+    got.add(params["name"])
+    send({"id": identity, "result": {"name": params["name"]}})
+    return None
+
+
 def write_job(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
@@ -72,7 +158,8 @@ def write_job(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     pixels[: size // 2] = (200, 30, 20)  # the upper half, v > 0.5, is red
     pixels[size // 2 :] = (30, 40, 200)
     write_png(folder / "base_color.png", pixels)
-    write_png(folder / "views" / "000.png", pixels)
+    if not views_of(folder):
+        write_png(folder / "views" / "000.png", pixels)
     for name in ("gaussians.ply", "mesh.glb", "transforms.json"):
         (folder / name).write_bytes(b"stand-in")
     report = {
@@ -82,7 +169,7 @@ def write_job(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     }
     (folder / "report.json").write_text(json.dumps(report))
     return {
-        "views": [str(folder / "views" / "000.png")],
+        "views": views_of(folder),
         "transforms": str(folder / "transforms.json"),
         "gaussians": str(folder / "gaussians.ply"),
         "mesh_npz": str(folder / "mesh.npz"),
@@ -102,7 +189,9 @@ def generate(identity: int, params: dict[str, Any]) -> None:
     prompt = request.get("prompt", "")
     if "refuse" in prompt:
         return fail(identity, "bad_input", "That prompt names nothing that can be made.", "Name an object.")
-    for index, stage in enumerate(STAGES):
+    stages = STAGES[:1] if params.get("to_stage") == "views" else STAGES
+    stages = STAGES[1:] if params.get("from_stage") == "gaussians" else stages
+    for index, stage in enumerate(stages):
         for step in range(4):
             if job in cancelled:
                 return fail(identity, "cancelled", "The job was cancelled.", "")
@@ -119,6 +208,11 @@ def generate(identity: int, params: dict[str, Any]) -> None:
                 out.write(b"\xff\xfe not json\n[1, 2]\n")
             time.sleep(0.5 if "slow" in prompt else 0.005)
     warnings = [f'"{word}" is not in the vocabulary and was ignored.' for word in prompt.split() if word == "flurb"]
+    if params.get("to_stage") == "views":
+        files = {"views": write_views(folder, request), "transforms": str(folder / "transforms.json")}
+        result = {"job": job, "folder": str(folder), "files": files, "warnings": warnings, "seconds": 0.1}
+        send({"id": identity, "result": result})
+        return None
     files = write_job(folder, request)
     if "garbage mesh" in prompt:
         (folder / "mesh.npz").write_bytes(b"not a mesh")
@@ -141,17 +235,21 @@ def main() -> None:
         message = json.loads(line)
         identity, method, params = message["id"], message["method"], message.get("params", {})
         if method == "initialize":
-            protocol = int(os.environ.get("FAKE_BACKEND_PROTOCOL", "1"))
-            hello = {
-                "name": "splatsmith",
-                "version": "0",
-                "protocol": protocol,
-                "device": "cpu",
-                "recipes": ["starter"],
-            }
-            send({"id": identity, "result": {**hello, "packs": {"dmv3d": True, "lgm": True}, "pid": os.getpid()}})
+            send({"id": identity, "result": initialize()})
         elif method == "generate":
             threading.Thread(target=generate, args=(identity, params), daemon=True).start()
+        elif method == "views.edit":
+            edit(identity, params)
+        elif method == "picture.prepare":
+            if "refuse" in params["image"]:
+                fail(identity, "bad_input", "That is no picture.", "Use another.")
+                continue
+            Path(params["out"]).write_bytes(Path(params["image"]).read_bytes())
+            send({"id": identity, "result": {"path": params["out"], "warnings": ["It is vague."]}})
+        elif method == "weights.status":
+            send({"id": identity, "result": {"packs": [], "published": [{**GIANT, "present": "giant" in got}]}})
+        elif method in ("weights.download", "weights.import"):
+            threading.Thread(target=get_weights, args=(identity, params), daemon=True).start()
         elif method == "cancel":
             if "stuck" not in params["job"]:
                 cancelled.add(params["job"])

@@ -1,0 +1,114 @@
+"""What the backend can do, as it said the last time: recipes, and the weights that they need. Knows no Blender.
+
+It is kept in the data folder, so that the panel can offer it before the backend runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STARTER = "starter"
+_FILE = "catalogue.json"
+
+
+@dataclass(frozen=True)
+class RecipeChoice:
+    """A recipe of the backend's; see `initialize` in its description of the wire."""
+
+    name: str
+    title: str
+    from_text: bool = True
+    from_picture: bool = True
+    least_views: int | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return self.title.split(":")[0].strip() or self.name
+
+
+ONLY_STARTER = RecipeChoice(STARTER, "Starter: small models that come with Splatsmith", least_views=4)
+
+
+class Catalogue:
+    """recipes: never empty. weights: what is known of published weights, by name. known: whether the backend ever
+    said so."""
+
+    def __init__(self) -> None:
+        self.recipes: list[RecipeChoice] = [ONLY_STARTER]
+        self.weights: dict[str, dict[str, Any]] = {}
+        self.known = False
+
+    def recipe(self, name: str) -> RecipeChoice | None:
+        return next((recipe for recipe in self.recipes if recipe.name == name), None)
+
+    def take(self, answer: dict[str, Any]) -> bool:
+        """Takes in the answer to `initialize` or `weights.status`; True where it changed anything."""
+        before = (self.recipes, self.weights, self.known)
+        recipes = [_recipe(entry) for entry in _dicts(answer.get("recipes")) if isinstance(entry.get("name"), str)]
+        if recipes:
+            self.recipes, self.known = recipes, True
+        weights = {str(entry.get("name")): entry for entry in _dicts(answer.get("published"))}
+        self.weights = weights or self.weights
+        return before != (self.recipes, self.weights, self.known)
+
+    def read(self, home: Path) -> None:
+        """What was kept in the data folder; nothing where there is none."""
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            content = json.loads((home / _FILE).read_text(encoding="utf-8"))
+            if isinstance(content, dict):
+                self.take(content)
+
+    def write(self, home: Path) -> None:
+        """Keeps it in the data folder, whole or not at all; where that cannot be, the backend is asked again."""
+        recipes = [{**recipe.__dict__, "missing": list(recipe.missing)} for recipe in self.recipes]
+        temporary = home / f".{_FILE}-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps({"recipes": recipes, "published": list(self.weights.values())}), "utf-8")
+            os.replace(temporary, home / _FILE)
+
+
+def licence_lines(facts: dict[str, Any]) -> list[str]:
+    """What somebody should know of published weights before they are fetched."""
+    lines = [
+        f"{facts.get('title') or facts.get('name')}",
+        f"Size: {size_of(facts)}",
+        f"From: {facts.get('page')}",
+        f"Licence: {facts.get('licence')}",
+        f"It forbids: {facts.get('forbids')}",
+    ]
+    if facts.get("gated"):
+        lines.append("Gated: accept the licence on that page, and log in with 'hf auth login', first.")
+    unconfirmed = facts.get("unconfirmed")
+    if isinstance(unconfirmed, list) and unconfirmed:
+        lines.append(f"Not confirmed here: {', '.join(map(str, unconfirmed))}. That page is what counts.")
+    return lines
+
+
+def size_of(facts: dict[str, Any]) -> str:
+    """How large the weights are, as a person says it."""
+    size = facts.get("bytes")
+    if not isinstance(size, (int, float)) or size <= 0:
+        return "not known here"
+    return f"about {size / 1e9:.1f} GB" if size >= 1e9 else f"about {size / 1e6:.0f} MB"
+
+
+def _recipe(entry: dict[str, Any]) -> RecipeChoice:
+    least, missing = entry.get("least_views"), entry.get("missing")
+    return RecipeChoice(
+        entry["name"],
+        str(entry.get("title") or entry["name"]),
+        entry.get("from_text") is not False,
+        entry.get("from_picture") is not False,
+        least if isinstance(least, int) else None,
+        tuple(str(name) for name in missing) if isinstance(missing, list) else (),
+    )
+
+
+def _dicts(values: Any) -> list[dict[str, Any]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []

@@ -1,0 +1,93 @@
+"""The views of one job on the artist's desk: what may be done with them before the mesh is made. Knows no Blender.
+
+The desk asks for nothing itself: it makes the jobs that do, and takes in what came of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .client import Failure, Problem
+from .jobs import Job, State
+
+
+@dataclass
+class Desk:
+    """views: their files. least: how many the reconstructor needs, None while unknown. earlier: changes that can be
+    undone. open: whether the artist is at it; closed, the views are only to be looked at."""
+
+    folder: Path
+    request: dict[str, Any]
+    placement: dict[str, Any]
+    views: list[Path] = field(default_factory=list)
+    least: int | None = None
+    earlier: int = 0
+    open: bool = False
+
+    @classmethod
+    def of(cls, job: Job, least: int | None = None) -> Desk:
+        """The desk with the views of a finished `generate`."""
+        made = cls(job.folder, dict(job.request), dict(job.placement), least=least)
+        made.take(job)
+        return made
+
+    def take(self, job: Job) -> None:
+        """Takes in a finished job that was about this folder."""
+        if job.folder != self.folder or job.state is not State.DONE or job.result is None:
+            return
+        if job.method == "views.edit":
+            self.views = _paths(job.result.get("views"))
+            self.earlier = _whole(job.result.get("earlier"), 0) or 0
+            self.least = _whole(job.result.get("least"), self.least)
+            return
+        files = job.result.get("files")
+        self.views = _paths(files.get("views")) if isinstance(files, dict) else []
+        self.request = dict(job.request)
+        self.earlier = 0 if job.makes_object else self.earlier + (1 if job.from_stage == "views" else 0)
+        self.open = not job.makes_object
+
+    @property
+    def may_drop(self) -> bool:
+        return self.least is None or len(self.views) > self.least
+
+    def drop(self, number: int) -> Job:
+        return self._edit(drop=[number])
+
+    def replace(self, number: int, picture: str) -> Job:
+        """Raises Problem where there is no such picture."""
+        if not Path(picture).is_file():
+            raise Problem(Failure("bad_input", f"The picture {picture} does not exist.", "Choose another picture."))
+        return self._edit(replace={str(number): picture})
+
+    def undo(self) -> Job:
+        return self._edit(undo=True)
+
+    def others(self, seed: int) -> Job:
+        """All views anew, of another seed."""
+        request = {**self.request, "seed": seed}
+        return Job(request, self.folder, dict(self.placement), from_stage="views", to_stage="views")
+
+    def mesh(self, settings: Mapping[str, Any], placement: dict[str, Any]) -> Job:
+        """The mesh of the views that are here. settings: the mesh's, which may have changed since."""
+        wanted = {name: settings[name] for name in ("faces", "texture_size") if name in settings}
+        return Job({**self.request, **wanted}, self.folder, placement, from_stage="gaussians")
+
+    def _edit(self, **what: Any) -> Job:
+        params = {"folder": str(self.folder), **what}
+        return Job(self.request, self.folder, dict(self.placement), method="views.edit", params=params)
+
+
+def number_of(view: Path) -> int:
+    """By which the backend calls a view: views/002.png is 2."""
+    return int(view.stem) if view.stem.isdecimal() else -1
+
+
+def _paths(names: Any) -> list[Path]:
+    return [Path(name) for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _whole(value: Any, default: int | None) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else default

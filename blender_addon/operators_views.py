@@ -1,0 +1,165 @@
+"""The buttons at the views: drop, replace, undo, other views, and on to the mesh. Each returns at once."""
+
+# mypy: disable-error-code="valid-type"
+# Blender reads its properties from annotations, so they are calls here, and not postponed.
+
+import random
+from typing import Any
+
+import bpy
+from bpy.props import IntProperty, StringProperty
+
+from . import importer, session
+from .client import Problem
+from .desk import Desk
+from .jobs import Job
+from .properties import LARGEST_SEED, request_settings
+
+PICTURES = "*.png;*.jpg;*.jpeg;*.webp;*.tif;*.tiff;*.bmp;*.tga;*.gif;*.avif;*.jp2"
+
+
+class _AtTheDesk:
+    """What these buttons share: they need views, and an idle queue, since each changes what the next one sees."""
+
+    @classmethod
+    def poll(cls, _context: Any) -> bool:
+        state = session.current
+        return state is not None and state.desk is not None and bool(state.desk.views) and not state.runner.busy
+
+    def submit(self, job_of: Any) -> set[str]:
+        """Queues the job that `job_of` makes of the desk."""
+        state = session.get()
+        desk: Desk | None = state.desk
+        if desk is None:
+            return {"CANCELLED"}
+        try:
+            job: Job = state.submit(job_of(desk))
+        except Problem as problem:
+            state.problem = problem.failure
+            self.report({"ERROR"}, f"{problem.failure.message} {problem.failure.fix}")  # type: ignore[attr-defined]
+            return {"CANCELLED"}
+        if bpy.app.background:  # timers do not fire here
+            state.run_to_end(job)
+            if job.failure is not None:
+                self.report({"ERROR"}, f"{job.failure.message} {job.failure.fix}")  # type: ignore[attr-defined]
+                return {"CANCELLED"}
+        return {"FINISHED"}
+
+
+class SPLATSMITH_OT_edit_views(bpy.types.Operator):
+    """Change the views that the object was made from, and make the mesh again"""
+
+    bl_idname = "splatsmith.edit_views"
+    bl_label = "Edit Views"
+
+    @classmethod
+    def poll(cls, _context: Any) -> bool:
+        return session.current is not None and session.current.desk is not None
+
+    def execute(self, _context: Any) -> set[str]:
+        desk = session.get().desk
+        if desk is not None:
+            desk.open = not desk.open
+        return {"FINISHED"}
+
+
+class SPLATSMITH_OT_drop_view(_AtTheDesk, bpy.types.Operator):
+    """Leave this view out"""
+
+    bl_idname = "splatsmith.drop_view"
+    bl_label = "Drop"
+
+    number: IntProperty(options={"SKIP_SAVE"})
+
+    @classmethod
+    def poll(cls, context: Any) -> bool:
+        if not super().poll(context):
+            return False
+        desk = session.get().desk
+        if desk is not None and not desk.may_drop:
+            cls.poll_message_set(f"This recipe needs {desk.least} views: replace it, or make other views")
+            return False
+        return True
+
+    def execute(self, _context: Any) -> set[str]:
+        return self.submit(lambda desk: desk.drop(self.number))
+
+
+class SPLATSMITH_OT_replace_view(_AtTheDesk, bpy.types.Operator):
+    """Put a picture of yours in the place of this view: one painted over, or a photo from that side"""
+
+    bl_idname = "splatsmith.replace_view"
+    bl_label = "Replace View"
+
+    number: IntProperty(options={"SKIP_SAVE", "HIDDEN"})
+    filepath: StringProperty(subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filter_glob: StringProperty(default=PICTURES, options={"HIDDEN"})
+
+    def invoke(self, context: Any, _event: Any) -> set[str]:
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def execute(self, _context: Any) -> set[str]:
+        return self.submit(lambda desk: desk.replace(self.number, bpy.path.abspath(self.filepath)))
+
+
+class SPLATSMITH_OT_undo_views(_AtTheDesk, bpy.types.Operator):
+    """Bring back the views as they were before the last change"""
+
+    bl_idname = "splatsmith.undo_views"
+    bl_label = "Undo"
+
+    @classmethod
+    def poll(cls, context: Any) -> bool:
+        desk = session.current.desk if session.current is not None else None
+        return super().poll(context) and desk is not None and desk.earlier > 0
+
+    def execute(self, _context: Any) -> set[str]:
+        return self.submit(lambda desk: desk.undo())
+
+
+class SPLATSMITH_OT_other_views(_AtTheDesk, bpy.types.Operator):
+    """Make all views anew, of another seed"""
+
+    bl_idname = "splatsmith.other_views"
+    bl_label = "Other Views"
+
+    def execute(self, context: Any) -> set[str]:
+        properties = context.scene.splatsmith
+        if properties.random_seed:
+            properties.seed = random.randint(0, LARGEST_SEED)
+        else:
+            properties.seed = (properties.seed + 1) % LARGEST_SEED
+        return self.submit(lambda desk: desk.others(properties.seed))
+
+
+class SPLATSMITH_OT_make_mesh(_AtTheDesk, bpy.types.Operator):
+    """Make the object from these views and put it at the 3D cursor"""
+
+    bl_idname = "splatsmith.make_mesh"
+    bl_label = "Make the Mesh"
+
+    def execute(self, context: Any) -> set[str]:
+        properties = context.scene.splatsmith
+        placement = {"placement": importer.placement_now(context, properties.size)}
+        return self.submit(lambda desk: desk.mesh(request_settings(properties), placement))
+
+
+CLASSES = (
+    SPLATSMITH_OT_edit_views,
+    SPLATSMITH_OT_drop_view,
+    SPLATSMITH_OT_replace_view,
+    SPLATSMITH_OT_undo_views,
+    SPLATSMITH_OT_other_views,
+    SPLATSMITH_OT_make_mesh,
+)
+
+
+def register() -> None:
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

@@ -1,0 +1,51 @@
+"""The views in the panel: a strip to look at, or the artist's desk with a button for all that can be done to a view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import session, thumbnails
+from .desk import Desk, number_of
+from .jobs import Job
+
+STRIP = [f"{index:03d}.png" for index in range(4)]  # of a job whose views are still all there is to know
+MOST_IN_STRIP = 6
+
+
+def draw(box: Any, state: session.Session, job: Job) -> None:
+    """The views of the panel's job. Those of a job that has just begun are shown as soon as they are finished."""
+    desk = state.desk
+    if desk is None or desk.folder != job.folder:
+        if job.stage not in ("", "views", "weights"):
+            _draw_strip(box, [job.folder / "views" / name for name in STRIP])
+        if desk is None or not desk.open:
+            return
+    if desk.open:
+        _draw_desk(box, desk)
+    elif desk.views:
+        _draw_strip(box, desk.views[:MOST_IN_STRIP])
+        if not state.runner.busy:
+            box.operator("splatsmith.edit_views", icon="GREASEPENCIL")
+
+
+def _draw_strip(box: Any, views: list[Path]) -> None:
+    row = box.row(align=True)
+    for _, icon in thumbnails.icons(views):
+        row.template_icon(icon_value=icon, scale=3.4)
+
+
+def _draw_desk(box: Any, desk: Desk) -> None:
+    grid = box.grid_flow(row_major=True, columns=2 if len(desk.views) <= 4 else 3, even_columns=True)
+    for view, icon in thumbnails.icons(desk.views):
+        cell = grid.column(align=True)
+        cell.template_icon(icon_value=icon, scale=5.0)
+        buttons = cell.row(align=True)
+        buttons.operator("splatsmith.replace_view", text="", icon="FILE_IMAGE").number = number_of(view)
+        buttons.operator("splatsmith.drop_view", text="", icon="X").number = number_of(view)
+    more = box.row(align=True)
+    more.operator("splatsmith.other_views", icon="FILE_REFRESH")
+    more.operator("splatsmith.undo_views", text="", icon="LOOP_BACK")
+    go_on = box.row()
+    go_on.scale_y = 1.4
+    go_on.operator("splatsmith.make_mesh", icon="MESH_ICOSPHERE")
