@@ -51,17 +51,17 @@ def test_rows_alternate_with_plain_ones_and_agree(rows: list[Row], capsys: pytes
 def test_the_command_prints_a_row_each(rows: list[Row], capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     bench.add_bench_arguments(parser)
-    given = ["reconstruct", "--dtypes", "fp32", "fp16", "--rounds", "1", "--device", "cpu"]
+    given = ["reconstruct", "--dtypes", "fp32", "stored", "fp16", "--rounds", "1", "--device", "cpu"]
     assert bench.run_bench(parser.parse_args(given)) == 0
     said = capsys.readouterr()
-    assert "fp32" in said.out
+    assert "stored" in said.out
     assert "left out" in said.err  # fp16 on a CPU
-    assert {row.dtype for row in rows} == {"fp32"}
+    assert {row.dtype for row in rows} == {"fp32", "stored"}
 
 
 def test_bf16_counts_as_quick_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruct, "has_fast_bfloat16", lambda device: False)
-    assert reconstruct.quick_dtypes("cpu") == ["fp32"]
+    assert reconstruct.quick_dtypes("cpu") == ["fp32", "stored"]
     monkeypatch.setattr(reconstruct, "has_fast_bfloat16", lambda device: True)
-    assert reconstruct.quick_dtypes("cpu") == ["fp32", "bf16"]
+    assert reconstruct.quick_dtypes("cpu") == ["fp32", "bf16", "stored"]
     assert reconstruct.quick_dtypes("cuda") == ["fp32", "bf16", "fp16"]

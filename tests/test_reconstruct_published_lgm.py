@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from stand_ins import ball_views
 from torch import Tensor
 
+from backend import device
 from backend.cameras import orbit, rays
 from backend.datatypes import Cameras, Gaussians, Views
 from backend.errors import BadInput
 from backend.nets.lgm import LgmConfig
+from backend.reconstruct.precision import widen_when_used
 from backend.reconstruct.published_lgm import (
     FOV_DEGREES,
     RADIUS,
@@ -148,3 +152,36 @@ def test_old_weights_leave_gaussians_unturned_and_say_so(model: PublishedLgm) ->
     gaussians, warnings, _ = run(old, ball_views(32))
     assert torch.equal(gaussians.quats, torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(gaussians), 4))
     assert "fixrot" in warnings[0]
+
+
+def test_weights_that_a_file_has_in_half_stay_so_and_compute_as_float32_ones(tmp_path: Path) -> None:
+    """On a processor without bf16: the same bits as with all weights in float32, and half the memory between calls."""
+    path = tmp_path / "model_fp16_fixrot.safetensors"
+    halves = {
+        name: value.half().contiguous() for name, value in PublishedLgm.untrained(SMALL).network.state_dict().items()
+    }
+    save_file(halves, path)
+    wide = PublishedLgm.load(path, dtype=torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "has_fast_bfloat16", lambda _: False)
+        narrow = PublishedLgm.load(path)
+    wide.size = narrow.size = 32
+    views = ball_views(32)
+    expected, _, _ = run(wide, views)
+    for _ in range(2):  # the second call finds what the first one left
+        found, _, _ = run(narrow, views)
+        for name in ("means", "scales", "opacities", "colors"):
+            assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    heavy = [p for p in narrow.network.parameters() if p.ndim > 1]
+    small = sum(p.numel() for p in heavy if p.dtype == torch.float16)
+    assert small > 0.95 * sum(p.numel() for p in heavy)
+    assert all(p.dtype == torch.float32 for p in narrow.network.parameters() if p.ndim == 1)
+
+
+def test_a_layer_that_fails_leaves_its_weights_as_they_were() -> None:
+    layer = torch.nn.Linear(4, 4)
+    widen_when_used([layer], torch.float16)
+    with pytest.raises(RuntimeError):
+        layer(torch.ones(3, 5))
+    assert layer.weight.dtype == torch.float16
+    assert layer(torch.ones(3, 4)).dtype == torch.float32

@@ -14,8 +14,9 @@ from backend.datatypes import CANONICAL_SIZE, Cameras, Gaussians, Step, Views
 from backend.errors import BadInput
 from backend.nets.geolrm import GeoLrm, select_anchors
 from backend.nets.geolrm_config import GeoLrmConfig
+from backend.reconstruct.precision import loaded_network, random_network
 from backend.views.reaim import aimed_at_origin, reaim
-from backend.weights import load_network, read_config
+from backend.weights import read_config
 
 MODEL_SCALE = 1.0 / CANONICAL_SIZE  # the model's objects are 1 long
 RADIUS = 1.5 / MODEL_SCALE  # where the released inference has its cameras, in the canonical frame
@@ -111,10 +112,8 @@ class GeoLrmReconstructor:
     @classmethod
     def load(cls, path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GeoLrmReconstructor:
         """Reads a converted checkpoint. Raises MissingWeights where it is absent, damaged or of another model."""
-        with torch.device("meta"):
-            network = GeoLrm(GeoLrmConfig.from_dict(read_config(path))).in_precision(dtype)
-        load_network(network, path, device)
-        return cls(network, device, dtype)
+        config = GeoLrmConfig.from_dict(read_config(path))
+        return cls(loaded_network(lambda: GeoLrm(config).in_precision(dtype), path, device), device, dtype)
 
     @classmethod
     def untrained(
@@ -126,10 +125,7 @@ class GeoLrmReconstructor:
         max_tokens: int = MAX_TOKENS,
     ) -> GeoLrmReconstructor:
         """Random weights: for trying the way of a job, never for a result."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = GeoLrm(config or GeoLrmConfig())
-        return cls(network, device, dtype, max_tokens)
+        return cls(random_network(lambda: GeoLrm(config or GeoLrmConfig()), seed), device, dtype, max_tokens)
 
     @torch.inference_mode()
     def reconstruct(self, views: Views, warnings: list[str] | None = None) -> Generator[Step, None, Gaussians]:

@@ -19,15 +19,17 @@ from backend.errors import BadInput
 from backend.nets.grm import GaussianMaps, Grm, gaussian_maps
 from backend.nets.grm_config import PAPER, GrmConfig
 from backend.reconstruct.normalize import best_spread
+from backend.reconstruct.precision import loaded_network, placed, random_network
 from backend.reconstruct.turning import gaussians_about_up, turned_about_up
 from backend.views.reaim import reaim
-from backend.weights import load_network, read_config
+from backend.weights import read_config
 
 RADIUS = 2.7
 FOV_DEGREES = 50.0
 REACH = 1.0  # half the side of the cube outside which the released code drops Gaussians
 FAINTEST = 0.05  # the opacity below which it does not save them
 
+# What a coarse dtype rounds here is seen in every position.
 _FINE = ("visual_encoder.out_layer_",)
 
 _HALF = math.sqrt(0.5)
@@ -112,13 +114,6 @@ def joined(parts: list[Gaussians]) -> Gaussians:
     return Gaussians(*(torch.cat([getattr(part, name) for part in parts]) for name in Gaussians.__dataclass_fields__))
 
 
-def converted(network: Grm, device: str, dtype: torch.dtype) -> Grm:
-    """The network there, in `dtype` but for the last layers: what is rounded in these is seen in every position."""
-    for name, parameter in network.named_parameters():
-        parameter.data = parameter.data.to(device, torch.float32 if name.startswith(_FINE) else dtype)
-    return network
-
-
 class GrmReconstructor:
     """A published GRM on a device."""
 
@@ -130,20 +125,15 @@ class GrmReconstructor:
     @classmethod
     def load(cls, path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GrmReconstructor:
         """Reads converted weights, whose metadata hold the config, into `dtype`. Raises MissingWeights."""
-        with torch.device("meta"):
-            network = Grm(GrmConfig.from_dict(read_config(path)))
-        load_network(converted(network, "meta", dtype), path, device)
-        return cls(network, device)
+        config = GrmConfig.from_dict(read_config(path))
+        return cls(loaded_network(lambda: placed(Grm(config), "meta", dtype, _FINE), path, device), device)
 
     @classmethod
     def untrained(
         cls, config: GrmConfig = PAPER, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> GrmReconstructor:
         """Random weights: for trying the way of a job, never for a result."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = Grm(config)
-        return cls(converted(network, device, dtype), device)
+        return cls(placed(random_network(lambda: Grm(config), seed), device, dtype, _FINE), device)
 
     def chosen(self, views: Views, warnings: list[str]) -> Views:
         """As many of the views as the network can see together, the best spread; says so where some are left out.

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backend.cameras import pinhole, plucker
 from backend.datatypes import Cameras, Gaussians, Step, Views
@@ -22,8 +22,16 @@ from backend.errors import BadInput
 from backend.nets.lgm import BIG, Lgm, LgmConfig, absolute_gaussians
 from backend.reconstruct.lgm import as_gaussians, resize_rgba
 from backend.reconstruct.normalize import best_spread
+from backend.reconstruct.precision import (
+    dtype_of_file,
+    layers,
+    loaded_network,
+    placed,
+    random_network,
+    widen_when_used,
+)
 from backend.views.reaim import reaim
-from backend.weights import load_network, read_shapes
+from backend.weights import read_shapes
 
 VIEWS = 4
 SIZE = 256
@@ -87,13 +95,9 @@ def canonical(gaussians: Gaussians, turn: Tensor, scale: float) -> Gaussians:
     )
 
 
-def converted(network: Lgm, device: str, dtype: torch.dtype) -> Lgm:
-    """The network on a device, in `dtype` but for the last layers, with its kernels as convolutions like them best."""
-    for name, parameter in network.named_parameters():
-        kind = torch.float32 if name.startswith(_FINE) else dtype
-        layout = torch.channels_last if parameter.ndim == 4 else torch.preserve_format
-        parameter.data = parameter.data.to(device, kind, memory_format=layout)
-    return network
+def wide_layers(network: Lgm) -> list[nn.Module]:
+    """The layers that hold nearly all of the weights, but none whose dtype says in which one the network computes."""
+    return layers(network, (*_FINE, "unet.conv_in."))
 
 
 class PublishedLgm:
@@ -108,16 +112,26 @@ class PublishedLgm:
     def load(cls, path: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> PublishedLgm:
         """Reads a .safetensors file as published, into `dtype` (the best for the device by default).
 
+        Where the best is float32 but the file has half of that, the weights stay as they are in the file and are
+        widened layer by layer.
+
         Files without `fixrot` in their names were trained while a mistake made every rotation next to none: the
         quaternion was normalised over all Gaussians, and the rasteriser took it as it was. Their Gaussians are left
         unturned, as their training drew them. Nothing but the name tells these weights apart.
 
         Raises MissingWeights where the file is absent, damaged or not an LGM's.
         """
-        with torch.device("meta"):
-            network = Lgm(LgmConfig.from_shapes(read_shapes(path)))
-        converted(network, "meta", dtype or inference_dtype(device, torch.float16))
-        load_network(network, path, device, channels_last=True)
+        config = LgmConfig.from_shapes(read_shapes(path))
+        wanted = dtype or inference_dtype(device, torch.float16)
+        stored = dtype_of_file(path) if dtype is None and device == "cpu" and wanted == torch.float32 else wanted
+
+        def make() -> Lgm:
+            network = placed(Lgm(config), "meta", wanted, _FINE, channels_last=True)
+            if stored != wanted:
+                widen_when_used(wide_layers(network), stored)
+            return network
+
+        network = loaded_network(make, path, device, channels_last=True)
         return cls(network, device, rotations="fixrot" in path.name)
 
     @classmethod
@@ -125,10 +139,8 @@ class PublishedLgm:
         cls, config: LgmConfig = BIG, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> PublishedLgm:
         """Random weights: for trying the way of a job, never for a result."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = Lgm(config)
-        return cls(converted(network, device, dtype), device)
+        network = placed(random_network(lambda: Lgm(config), seed), device, dtype, _FINE, channels_last=True)
+        return cls(network, device)
 
     @torch.inference_mode()
     def reconstruct(self, views: Views, warnings: list[str] | None = None) -> Generator[Step, None, Gaussians]:
