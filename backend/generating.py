@@ -53,6 +53,5 @@ def begin_views(
         picture = load_picture(request.image)
         image, more = prepare_picture(picture, generator.image_size, generator.object_fraction)
         notes += more
-    if request.prompt is not None:
-        notes += generator.prompt_notes(request.prompt, pictured)
+    notes += generator.notes(request.prompt, image)
     return generator.generate(request.prompt, image, seed=request.seed, steps=steps, guidance=guidance), notes

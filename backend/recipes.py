@@ -19,7 +19,8 @@ class ViewGenerator(Protocol):
     """Text or one picture to posed views; see backend.views.dmv3d.Dmv3dGenerator.
 
     image_size, object_fraction: the side of the square picture it takes, and the share of it that the object's larger
-    side should fill. prompt_notes: what of a prompt is ignored; raises BadInput where nothing is left of it.
+    side should fill. notes: what of a prompt is ignored, what of a prepared picture is doubtful; raises BadInput where
+    nothing is left of the prompt.
     """
 
     object_fraction: float
@@ -27,7 +28,7 @@ class ViewGenerator(Protocol):
     @property
     def image_size(self) -> int: ...
 
-    def prompt_notes(self, prompt: str, pictured: bool) -> list[str]: ...
+    def notes(self, prompt: str | None, image: Tensor | None) -> list[str]: ...
 
     def generate(
         self, prompt: str | None = None, image: Tensor | None = None, *, seed: int, steps: int, guidance: float

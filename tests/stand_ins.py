@@ -68,8 +68,8 @@ class TinyGenerator:
         self.vocabulary = Vocabulary()
         self.calls: list[dict] = []
 
-    def prompt_notes(self, prompt: str, pictured: bool) -> list[str]:
-        return check_prompt(prompt, self.vocabulary, pictured)
+    def notes(self, prompt: str | None, image: Tensor | None) -> list[str]:
+        return check_prompt(prompt, self.vocabulary, image is not None) if prompt is not None else []
 
     def generate(
         self, prompt: str | None = None, image: Tensor | None = None, *, seed: int, steps: int, guidance: float

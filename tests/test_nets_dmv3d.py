@@ -174,6 +174,14 @@ def test_the_network_is_told_what_a_picture_shows_unless_the_prompt_says_so() ->
     assert _told(mug, "a red chair")[1] == encode("a red chair").tokens
 
 
+def test_a_picture_of_nothing_known_is_warned_about() -> None:
+    reading, picture = Reading(None, 0.4, 0.0, 20.0), torch.rand(4, 64, 64)
+    generator = Dmv3dGenerator(_network(), Vocabulary(), reader=lambda: _Reader(reading))
+    assert "expect a guess" in generator.notes(None, picture)[0]
+    assert generator.notes("a red mug", picture) == []  # the user says what it is
+    assert "'gramophone'" in generator.notes("a gramophone mug", None)[0]
+
+
 def test_the_pictured_side_has_the_pictures_colours() -> None:
     network = _network()
     with torch.no_grad():

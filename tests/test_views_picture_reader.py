@@ -56,7 +56,7 @@ def test_a_checkpoint_reads_as_the_network_it_holds(tmp_path: Path) -> None:
     picture = torch.rand(4, 32, 32)
     reading = reader.read(picture)
     assert reading == StarterPictureReader(network, ["a", "b", "c"]).read(picture)
-    assert reading.kind is None  # an untrained network is certain of nothing
+    assert (reading.kind, reading.azimuth) == (None, 0.0)  # an untrained network is certain of nothing
     network.kind.bias.data[1] = 50.0
     assert StarterPictureReader(network, ["a", "b", "c"]).read(picture).kind == "b"
     with pytest.raises(MissingWeights, match="absent"):

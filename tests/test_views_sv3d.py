@@ -112,7 +112,7 @@ def test_what_sv3d_cannot_do_is_said(generator: Sv3dGenerator, files: dict[str, 
         next(generator.generate(image=picture(), steps=1))
     with pytest.raises(BadInput, match="even rings"):
         Sv3dGenerator.load(files["u"], FOUR)
-    assert "ignored" in generator.prompt_notes("a red mug", True)[0]
+    assert "ignored" in generator.notes("a red mug", None)[0]
 
 
 def test_cancelling_leaves_it_usable(generator: Sv3dGenerator) -> None:

@@ -121,7 +121,7 @@ def test_cancelling_leaves_it_usable(generator: Zero123PlusGenerator) -> None:
 def test_without_a_picture_there_is_nothing_to_do(generator: Zero123PlusGenerator) -> None:
     with pytest.raises(BadInput, match="there is none"):
         next(generator.generate("a red mug"))
-    assert "ignored" in generator.prompt_notes("a red mug", True)[0]
+    assert "ignored" in generator.notes("a red mug", None)[0]
 
 
 def test_another_unet_takes_the_place_of_the_folders(folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from backend.render.triplane import render_rays_sparse
 from backend.views.picture_reader import Reading, StarterPictureReader
 from backend.views.prompts import check_prompt
 from backend.views.signed import from_signed, to_signed
-from backend.vocabulary import Vocabulary
+from backend.vocabulary import KIND_WORDS, Vocabulary
 from backend.weights import STARTER_PACK, load_checkpoint, load_into
 
 FOV_DEGREES = 50.0
@@ -83,9 +83,14 @@ class Dmv3dGenerator:
         """The words of a prompt that mean nothing to this model."""
         return self.vocabulary.encode(prompt).unknown
 
-    def prompt_notes(self, prompt: str, pictured: bool) -> list[str]:
-        """See `check_prompt`."""
-        return check_prompt(prompt, self.vocabulary, pictured)
+    def notes(self, prompt: str | None, image: Tensor | None) -> list[str]:
+        """What of a prompt is ignored (see `check_prompt`), and whether the picture shows anything that is known."""
+        notes = check_prompt(prompt, self.vocabulary, image is not None) if prompt is not None else []
+        named = prompt is not None and self.vocabulary.kinds(self.vocabulary.encode(prompt).tokens)
+        if image is not None and not named and self.read(image).kind is None:
+            known = ", ".join(kind for kind in KIND_WORDS if kind in self.vocabulary.tokens)
+            notes.append(f"The picture shows nothing that the starter models know: expect a guess. They know: {known}.")
+        return notes
 
     def _clean_planes(
         self, noisy: Tensor, inputs: tuple[Tensor, ...], time: Tensor, tokens: Tensor, clean: bool

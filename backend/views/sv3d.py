@@ -105,9 +105,9 @@ class Sv3dGenerator:
     def image_size(self) -> int:
         return self.size
 
-    def prompt_notes(self, prompt: str, pictured: bool) -> list[str]:
+    def notes(self, prompt: str | None, image: Tensor | None) -> list[str]:
         """What of a prompt is ignored: all."""
-        return ["SV3D goes by the picture alone: the words are ignored."]
+        return ["SV3D goes by the picture alone: the words are ignored."] if prompt else []
 
     @torch.inference_mode()
     def generate(

@@ -187,9 +187,9 @@ class Zero123PlusGenerator:
     def image_size(self) -> int:
         return self.for_vae.size
 
-    def prompt_notes(self, prompt: str, pictured: bool) -> list[str]:
+    def notes(self, prompt: str | None, image: Tensor | None) -> list[str]:
         """What of a prompt is ignored: all."""
-        return ["Zero123++ goes by the picture alone: the words are ignored."]
+        return ["Zero123++ goes by the picture alone: the words are ignored."] if prompt else []
 
     def over_background(self, image: Tensor) -> Tensor:
         """[3, S, S]: an RGBA picture [4, S, S] on the background that the weights know, in whole levels."""
