@@ -20,7 +20,7 @@ from backend.packs import PUBLISHED
 from backend.weights import missing_weights, read_shapes
 
 INDEX = "model_index.json"
-_STEMS = ("diffusion_pytorch_model", "model")  # diffusers' and transformers' names for a part's weights
+DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # what each calls a part's weights
 _VARIANTS = (None, "fp16")
 
 
@@ -58,21 +58,20 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def weights_file(folder: Path, part: str) -> tuple[Path, str | None]:
+def weights_file(folder: Path, part: str, stem: str = DIFFUSERS) -> tuple[Path, str | None]:
     """A part's .safetensors file, whose head makes sense and whose end is there; and the variant that its name tells.
 
     Raises MissingWeights.
     """
     for variant in _VARIANTS:
-        for stem in _STEMS:
-            path = folder / part / ".".join([stem, *([variant] if variant else []), "safetensors"])
-            if path.is_file():
-                try:
-                    read_shapes(path)
-                except MissingWeights as error:
-                    raise broken(folder, f"{part}/{path.name} is damaged or cut off") from error
-                return path, variant
-    raise broken(folder, f"{part} has no weights: {part}/{_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors is missing")
+        path = folder / part / ".".join([stem, *([variant] if variant else []), "safetensors"])
+        if path.is_file():
+            try:
+                read_shapes(path)
+            except MissingWeights as error:
+                raise broken(folder, f"{part}/{path.name} is damaged or cut off") from error
+            return path, variant
+    raise broken(folder, f"{part}/{stem}.safetensors is missing")
 
 
 def load_part(kind: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
@@ -81,9 +80,10 @@ def load_part(kind: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
     Raises MissingWeights where a file is absent, damaged, or of another model.
     """
     read_json(folder, f"{part}/config.json")
-    path, variant = weights_file(folder, part)
+    by_diffusers = kind.__module__.startswith("diffusers")
+    path, variant = weights_file(folder, part, DIFFUSERS if by_diffusers else TRANSFORMERS)
     name = f"{part}/{path.name}"
-    options: dict[str, Any] = {"torch_dtype": dtype} if kind.__module__.startswith("diffusers") else {"dtype": dtype}
+    options: dict[str, Any] = {"torch_dtype": dtype} if by_diffusers else {"dtype": dtype}
     with _quiet():
         try:
             model, told = kind.from_pretrained(

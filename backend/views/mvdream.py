@@ -18,7 +18,7 @@ from backend.datatypes import Step, Views
 from backend.device import inference_dtype
 from backend.errors import BadInput
 from backend.formats.images import resize
-from backend.views.matting import plain_background_matte
+from backend.views.generated import cut_from_background, cut_from_white, latent_preview
 from backend.views.mvdream_loading import load_pipeline
 from backend.views.mvdream_pipeline import MOST_STEPS, VIEWS, MultiViewPipeline
 from backend.views.picture import object_bounds
@@ -33,8 +33,6 @@ NEGATIVE_PROMPT = (
     "ugly, blurry, pixelated obscure, unnatural colors, poor lighting, dull, unclear, cropped, lowres, low quality, "
     "artifacts, duplicate"
 )
-# About what Stable Diffusion's decoder makes of a latent pixel: red, green and blue of each of the four channels.
-LATENT_COLORS = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
 _ROOM = 6 * 2**30  # bytes free on a GPU from which all parts stay there
 
 
@@ -46,7 +44,7 @@ class MultiViewGenerator:
 
     def __init__(self, pipeline: MultiViewPipeline, device: str = "cpu") -> None:
         self.pipeline = pipeline
-        if device != "mps":  # whose kernels do not know the layout
+        if device == "cuda":  # where convolutions are quicker so; a CPU gains nothing and sums more coarsely
             for module in (pipeline.unet, pipeline.vae):
                 module.to(memory_format=torch.channels_last)
         if device == "cuda" and torch.cuda.mem_get_info()[0] < _ROOM:
@@ -66,9 +64,9 @@ class MultiViewGenerator:
 
         return cls(untrained_pipeline(pictured, FULL, inference_dtype(device, torch.float16)), device)
 
-    def prompt_notes(self, prompt: str, pictured: bool) -> list[str]:
+    def notes(self, prompt: str | None, image: Tensor | None) -> list[str]:
         """Warns of words beyond what the text encoder reads."""
-        ignored = self.pipeline.ignored_words(prompt)
+        ignored = self.pipeline.ignored_words(prompt or "")
         return [f"The prompt is longer than the model can take in; ignored: '{ignored[:80]}'."] if ignored else []
 
     def generate(
@@ -104,9 +102,10 @@ class MultiViewGenerator:
                 yield Step(index + 1, steps + 1, "Imagining the object from four sides", latent_preview(clean[ORDER]))
         finally:
             walk.close()
-        rgba = torch.stack([without_background(picture) for picture in pictures[ORDER]])
-        if image is None:  # ImageDream keeps the frame that its picture shows
-            rgba = framed(rgba)
+        if image is None:
+            rgba = framed(torch.stack([cut_from_background(picture) for picture in pictures[ORDER]]))
+        else:  # before white, in the frame of the picture: LGM sees what was painted, as it was
+            rgba = torch.stack([cut_from_white(picture) for picture in pictures[ORDER]])
         yield Step(steps + 1, steps + 1, "Cutting the views out", rgba)
         cameras = orbit([360.0 / VIEWS * index for index in range(VIEWS)], elevation, RADIUS, FOV_DEGREES, size)
         return Views(rgba, cameras)
@@ -121,23 +120,6 @@ class MultiViewGenerator:
             raise BadInput(f"The picture must be [4, S, S], not {tuple(image.shape)}.", "Prepare it first.")
         if not 1 <= steps <= MOST_STEPS:
             raise BadInput(f"The model samples in 1 to {MOST_STEPS} steps, not {steps}.", "Ask for about 30.")
-
-
-def latent_preview(latents: Tensor) -> Tensor:
-    """[V, 4, 4h, 4w] opaque pictures of latents [V, 4, h, w] without the decoder."""
-    colors = latents.new_tensor(LATENT_COLORS)
-    rgb = (torch.einsum("vchw,cr->vrhw", latents.float(), colors) / 2 + 0.5).clamp(0, 1).cpu()
-    large = rgb.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    return torch.cat([large, torch.ones_like(large[:, :1])], 1)
-
-
-def without_background(rgb: Tensor) -> Tensor:
-    """[4, S, S] of a picture [3, S, S]; opaque where its background is not plain or nothing stands out from it."""
-    matte = plain_background_matte(rgb.permute(1, 2, 0).numpy())
-    if matte is None or not 0.002 < float(matte.alpha.mean()) < 0.97:
-        return torch.cat([rgb, torch.ones_like(rgb[:1])])
-    colors, alpha = (torch.from_numpy(part).float() for part in (matte.rgb, matte.alpha))
-    return torch.cat([colors.permute(2, 0, 1), alpha[None]]).clamp(0, 1)
 
 
 def framed(rgba: Tensor) -> Tensor:

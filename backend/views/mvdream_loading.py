@@ -55,7 +55,7 @@ def load_unet(folder: Path, dtype: torch.dtype) -> MultiViewUNet:
     try:
         with torch.device("meta"):
             unet = MultiViewUNet(**config_of(read_shapes(path), hints))
-        load_network(as_loaded(unet, dtype), path, channels_last=True)
+        load_network(as_loaded(unet, dtype), path)
     except MissingWeights as error:
         raise broken(folder, f"unet/{path.name}: {error.message.rstrip('.')}") from error
     return as_loaded(unet, dtype)
