@@ -123,15 +123,21 @@ def _named(folder: str) -> None:
 
 def describe(recipe: Recipe) -> dict[str, Any]:
     """A recipe as `initialize` tells of it."""
-    generations = [way for way in (recipe.from_text, recipe.from_picture) if way is not None]
-    weights = list(dict.fromkeys([*(way.pack for way in generations), recipe.pack]))
-    packs = [PACKS.get(name) or PUBLISHED.get(name) for name in weights]
+    ways = {"from_text": recipe.from_text, "from_picture": recipe.from_picture}
+    needs = {
+        source: None if way is None else list(dict.fromkeys([way.pack, *way.also, recipe.pack]))
+        for source, way in ways.items()
+    }
+    everything = dict.fromkeys(name for names in needs.values() for name in names or ())
     return {
         "name": recipe.name,
         "title": recipe.title,
-        "from_text": recipe.from_text is not None,
-        "from_picture": recipe.from_picture is not None,
+        **needs,
         "least_views": recipe.view_count,
-        "weights": weights,
-        "missing": [name for name, pack in zip(weights, packs, strict=True) if pack is None or not pack.present],
+        "missing": [name for name in everything if not _is_here(name)],
     }
+
+
+def _is_here(name: str) -> bool:
+    pack = PACKS.get(name) or PUBLISHED.get(name)
+    return pack is not None and pack.path.is_file()

@@ -47,8 +47,9 @@ METHODS: dict[str, Method] = {
             "version": "string",
             "protocol": "integer",
             "device": "string",
-            # Those that make views of words or of a picture: {name, title, from_text, from_picture, least_views (that
-            # its reconstructor needs), weights (names), missing (those of them that are not there)}.
+            # Those that make views of words or of a picture: {name, title, from_text, from_picture (the names of the
+            # weights that this takes, null where the recipe cannot), least_views (that its reconstructor needs),
+            # missing (weights that are not there)}.
             "recipes": "array",
             "packs": "object",  # name of the starter's weights: whether they are there
         },

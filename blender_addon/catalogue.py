@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ class RecipeChoice:
 
     name: str
     title: str
-    from_text: bool = True
-    from_picture: bool = True
+    from_text: tuple[str, ...] | None = ()
+    from_picture: tuple[str, ...] | None = ()
     least_views: int | None = None
     missing: tuple[str, ...] = ()
 
-    @property
-    def label(self) -> str:
-        return self.title.split(":")[0].strip() or self.name
+    def lacks(self, pictured: bool) -> list[str]:
+        """The weights that are missing to make an object of a picture, or of words alone."""
+        return [name for name in (self.from_picture if pictured else self.from_text) or () if name in self.missing]
 
 
 ONLY_STARTER = RecipeChoice(STARTER, "Starter: small models that come with Splatsmith", least_views=4)
@@ -46,6 +47,11 @@ class Catalogue:
 
     def recipe(self, name: str) -> RecipeChoice | None:
         return next((recipe for recipe in self.recipes if recipe.name == name), None)
+
+    def label(self, recipe: RecipeChoice) -> str:
+        """A short name for people: the title's beginning, and the recipe's name where another begins alike."""
+        begin = [re.split("[:,]", entry.title)[0].strip() for entry in (recipe, *self.recipes)]
+        return begin[0] if begin.count(begin[0]) <= 2 and begin[0] else f"{begin[0]} ({recipe.name})".strip()
 
     def take(self, answer: dict[str, Any]) -> bool:
         """Takes in the answer to `initialize` or `weights.status`; True where it changed anything."""
@@ -66,7 +72,7 @@ class Catalogue:
 
     def write(self, home: Path) -> None:
         """Keeps it in the data folder, whole or not at all; where that cannot be, the backend is asked again."""
-        recipes = [{**recipe.__dict__, "missing": list(recipe.missing)} for recipe in self.recipes]
+        recipes = [asdict(recipe) for recipe in self.recipes]
         temporary = home / f".{_FILE}-{os.getpid()}"
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps({"recipes": recipes, "published": list(self.weights.values())}), "utf-8")
@@ -99,15 +105,19 @@ def size_of(facts: dict[str, Any]) -> str:
 
 
 def _recipe(entry: dict[str, Any]) -> RecipeChoice:
-    least, missing = entry.get("least_views"), entry.get("missing")
+    least = entry.get("least_views")
     return RecipeChoice(
         entry["name"],
         str(entry.get("title") or entry["name"]),
-        entry.get("from_text") is not False,
-        entry.get("from_picture") is not False,
+        _names(entry.get("from_text")),
+        _names(entry.get("from_picture")),
         least if isinstance(least, int) else None,
-        tuple(str(name) for name in missing) if isinstance(missing, list) else (),
+        _names(entry.get("missing")) or (),
     )
+
+
+def _names(values: Any) -> tuple[str, ...] | None:
+    return tuple(map(str, values)) if isinstance(values, list) else None
 
 
 def _dicts(values: Any) -> list[dict[str, Any]]:

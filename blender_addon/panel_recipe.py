@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import session
-from .catalogue import RecipeChoice, size_of
+from .catalogue import size_of
 from .drawing import draw_lines
 
 
@@ -19,18 +19,20 @@ def draw(layout: Any, state: session.Session, properties: Any, width: int) -> bo
     if recipe is None:
         draw_lines(layout, ["This recipe is not known here. Choose another one."], width, icon="ERROR")
         return False
-    if not recipe.from_text and not properties.image:
-        draw_lines(layout, ["This recipe needs a picture."], width, icon="INFO")
-    elif not recipe.from_picture and properties.image:
-        draw_lines(layout, ["This recipe takes words alone."], width, icon="INFO")
-    if recipe.missing:
-        _draw_missing(layout.box(), state, recipe, width)
-    return not recipe.missing
+    pictured = bool(properties.image)
+    if (recipe.from_picture if pictured else recipe.from_text) is None:
+        words = "This recipe takes words alone: clear the picture." if pictured else "This recipe needs a picture."
+        draw_lines(layout, [words], width, icon="INFO")
+        return False
+    missing = recipe.lacks(pictured)
+    if missing:
+        _draw_missing(layout.box(), state, missing, width)
+    return not missing
 
 
-def _draw_missing(box: Any, state: session.Session, recipe: RecipeChoice, width: int) -> None:
+def _draw_missing(box: Any, state: session.Session, missing: list[str], width: int) -> None:
     draw_lines(box, ["It needs weights that others published:"], width, icon="IMPORT")
-    for name in recipe.missing:
+    for name in missing:
         facts = state.catalogue.weights.get(name)
         row = box.row(align=True)
         if facts is None:

@@ -9,7 +9,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from . import session
-from .catalogue import ONLY_STARTER, STARTER, RecipeChoice
+from .catalogue import STARTER, Catalogue
 
 LARGEST_SEED = 2**31 - 1
 
@@ -17,13 +17,10 @@ LARGEST_SEED = 2**31 - 1
 _items: list[tuple[str, str, str, str, int]] = []  # Blender keeps no reference to them itself
 
 
-def _recipes() -> list[RecipeChoice]:
-    return session.current.catalogue.recipes if session.current is not None else [ONLY_STARTER]
-
-
 def _recipe_items(properties: Any, _context: Any) -> list[tuple[str, str, str, str, int]]:
     """What the backend offers, and the scene's own choice where that is another: a file may come from elsewhere."""
-    found = [(recipe.name, recipe.label, recipe.title) for recipe in _recipes()]
+    catalogue = session.current.catalogue if session.current is not None else Catalogue()
+    found = [(recipe.name, catalogue.label(recipe), recipe.title) for recipe in catalogue.recipes]
     chosen = properties.recipe_name if properties is not None else STARTER
     if chosen not in {name for name, _, _ in found}:
         found.append((chosen, chosen, "This recipe is not known here"))

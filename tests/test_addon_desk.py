@@ -87,12 +87,14 @@ def test_the_catalogue_survives_whatever_it_is_told(tmp_path):
         (tmp_path / "catalogue.json").write_text(content)
         catalogue.read(tmp_path)
     assert not catalogue.known
-    assert catalogue.take({"recipes": [{"name": "lgm", "missing": ["lgm-big"], "from_text": False}]})
+    assert catalogue.take({"recipes": [{"name": "lgm", "missing": ["lgm-big"], "from_picture": ["lgm-big", "seer"]}]})
     catalogue.write(tmp_path)
     again = Catalogue()
     again.read(tmp_path)
     assert again.recipes == catalogue.recipes
-    assert (again.recipes[0].from_text, again.recipes[0].from_picture) == (False, True)
+    assert (again.recipes[0].from_text, again.recipes[0].from_picture) == (None, ("lgm-big", "seer"))
+    assert again.recipes[0].lacks(pictured=True) == ["lgm-big"]
+    assert again.recipes[0].lacks(pictured=False) == []
     assert [path.name for path in tmp_path.iterdir()] == ["catalogue.json"]
     catalogue.write(tmp_path / "nowhere")  # a full or locked disk is no reason to stumble
 
@@ -106,7 +108,9 @@ def test_the_catalogue_reads_what_the_real_backend_says():
     said = json.loads(json.dumps({"recipes": [describe(recipe) for recipe in RECIPES.values()]}))
     assert catalogue.take(said)
     assert {recipe.name for recipe in catalogue.recipes} == set(RECIPES)
-    assert catalogue.recipe("starter").label == "Starter"
+    labels = [catalogue.label(recipe) for recipe in catalogue.recipes]
+    assert labels[0] == "Starter"
+    assert len(set(labels)) == len(labels)
     assert catalogue.recipe("starter").least_views == ONLY_STARTER.least_views
     for pack in PUBLISHED.values():
         said = " ".join(licence_lines(pack.describe()))

@@ -96,8 +96,8 @@ def edit(identity: int, params: dict[str, Any]) -> None:
 
 
 RECIPES = [
-    {"name": "starter", "title": "Starter: small", "least_views": 3, "weights": ["dmv3d", "lgm"], "missing": []},
-    {"name": "big", "title": "Big: large", "least_views": 4, "weights": ["giant"], "missing": ["giant"]},
+    {"name": "starter", "title": "Starter: small", "least_views": 3, "from_text": ["dmv3d", "lgm"]},
+    {"name": "big", "title": "Big: large", "least_views": 4, "from_text": ["giant"]},
 ]
 GIANT = {
     "name": "giant",
@@ -117,10 +117,10 @@ got: set[str] = set()
 
 def initialize() -> dict[str, Any]:
     hello = {"name": "splatsmith", "version": "0", "device": "cpu", "packs": {"dmv3d": True, "lgm": True}}
-    ways = {"from_text": True, "from_picture": True}
-    recipes = [
-        {**recipe, **ways, "missing": [name for name in recipe["missing"] if name not in got]} for recipe in RECIPES
-    ]
+    recipes = []
+    for recipe in RECIPES:
+        missing = [name for name in ("giant",) if name in recipe["from_text"] and name not in got]
+        recipes.append({**recipe, "from_picture": recipe["from_text"], "missing": missing})
     protocol = int(os.environ.get("FAKE_BACKEND_PROTOCOL", "1"))
     return {**hello, "protocol": protocol, "recipes": recipes, "pid": os.getpid()}
 
