@@ -10,6 +10,7 @@ import torch
 from backend.datatypes import Gaussians, Mesh, Step
 from backend.errors import BadInput
 from backend.surface import topology
+from backend.surface.bridge import bridged
 from backend.surface.carve import empty_votes
 from backend.surface.clean import prepare
 from backend.surface.cover import cover
@@ -64,6 +65,7 @@ def extract_surface(gaussians: Gaussians, resolution: int = 128) -> Generator[St
     yield Step(STEPS - 2, STEPS, "Finding the surface")
 
     field, oriented = surface_field(grid, oriented, votes)
+    field = bridged(without_cavities(field), votes, grid, oriented, (cloud, pressed))
     field = without_cavities(without_crumbs(field, CRUMB))
     yield Step(STEPS - 1, STEPS, "Finding the surface")
 
