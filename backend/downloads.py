@@ -104,13 +104,21 @@ def _found_below(pack: Published, folder: Path) -> tuple[Path, list[Path]]:
         for first in sorted(path for path in folder.rglob(PurePosixPath(pattern).name) if path.is_file()):
             base = first.parents[len(PurePosixPath(pattern).parts) - 1]
             patterns = pack.files if pattern in pack.files else (pattern,)
-            return base, [p for each in patterns for p in sorted(base.glob(each)) if p.is_file()]
+            found = [path for each in patterns for path in sorted(base.glob(each)) if path.is_file()]
+            names = [path.as_posix() for path in found]
+            return base, [path for path in found if not _has_safer_twin(path.as_posix(), names)]
     raise BadInput(f"No file of {pack.name} is in {folder}.", f"It has {', '.join(pack.files)}.")
 
 
 def _finish(pack: Published, files: dict[str, Any], origin: dict[str, Any], say: Say) -> Path:
     """Checks the layout, converts pickles, and records what is there; only then are the weights present."""
     path = pack.folder / next(iter(files))
+    for name in files:
+        if name.endswith(".bin") and "/" in name:
+            from backend.reconstruct.checkpoints import prepared_part
+
+            say(f"Converting {name} ...")
+            prepared_part(pack.folder / name)
     if pack.model is not None:
         from backend.reconstruct.checkpoints import prepared
 
@@ -188,6 +196,7 @@ def _remote_files(hub: Any, pack: Published) -> tuple[str, list[_Remote]]:
                 continue
             sha256 = getattr(sibling.lfs, "sha256", None) if sibling.lfs else None
             remotes.append(_Remote(sibling.rfilename, int(sibling.size or 0), sha256, sibling.blob_id))
+    remotes = [remote for remote in remotes if not _has_safer_twin(remote.name, [other.name for other in remotes])]
     if not remotes:
         names = ", ".join(sorted(sibling.rfilename for sibling in info.siblings or [])[:8])
         raise MissingWeights(
@@ -195,6 +204,14 @@ def _remote_files(hub: Any, pack: Published) -> tuple[str, list[_Remote]]:
             f"Look at {pack.page} for a newer name, and import the file from a folder.",
         )
     return str(info.sha), remotes
+
+
+def _has_safer_twin(name: str, names: list[str]) -> bool:
+    """Whether a pickle's part of a pipeline is among the names as a .safetensors file too."""
+    part = PurePosixPath(name).parent
+    return name.endswith(".bin") and any(
+        PurePosixPath(other).parent == part and other.endswith(".safetensors") for other in names
+    )
 
 
 def _is(path: Path, remote: _Remote) -> bool:

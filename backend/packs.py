@@ -137,6 +137,7 @@ class Published:
 
 RECORD = "weights.json"
 _DIFFUSERS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors")
+_OLDER_DIFFUSERS = (*_DIFFUSERS, "*/diffusion_pytorch_model*.bin", "*/pytorch_model*.bin")  # pickles where no other
 _NO_LICENCE = "Whatever the authors do not allow: where no licence is stated, no right to use or pass on is given."
 _NON_COMMERCIAL = "Commercial use, of the weights and of what is made with them."
 PUBLISHED: dict[str, Published] = {
@@ -173,12 +174,12 @@ PUBLISHED: dict[str, Published] = {
             "not stated", _NO_LICENCE, ("the licence", "the files' names", "the size"),
         ),
         Published(
-            "zero123plus-v1.1", "Zero123++ v1.1: a picture to six views", "sudo-ai/zero123plus-v1.1", _DIFFUSERS, None,
-            "CC-BY-NC-4.0", _NON_COMMERCIAL, ("the files' names", "the size"),
+            "zero123plus-v1.1", "Zero123++ v1.1: a picture to six views", "sudo-ai/zero123plus-v1.1", _OLDER_DIFFUSERS,
+            None, "CC-BY-NC-4.0", _NON_COMMERCIAL, ("the files' names", "the size"), model="zero123plus",
         ),
         Published(
-            "zero123plus-v1.2", "Zero123++ v1.2: a picture to six views", "sudo-ai/zero123plus-v1.2", _DIFFUSERS, None,
-            "CC-BY-NC-4.0", _NON_COMMERCIAL, ("the files' names", "the size"),
+            "zero123plus-v1.2", "Zero123++ v1.2: a picture to six views", "sudo-ai/zero123plus-v1.2", _OLDER_DIFFUSERS,
+            None, "CC-BY-NC-4.0", _NON_COMMERCIAL, ("the files' names", "the size"), model="zero123plus",
         ),
         Published(
             "zero123plus-white", "InstantMesh's U-Net for Zero123++ v1.2: views on white, as GeoLRM's authors use it",

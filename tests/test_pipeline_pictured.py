@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import test_pipeline_published
 import torch
+from safetensors.torch import load_file
 from stand_ins import ball_views
 from sv3d_cases import tiny_config
 from zero123plus_folder import TILE, write_folder
@@ -18,6 +20,8 @@ from backend.formats.gaussian_ply import read_gaussian_ply
 from backend.formats.images import write_png
 from backend.formats.transforms_json import read_views
 from backend.nets.sv3d import build
+from backend.packs import PACKS as STARTER
+from backend.packs import PUBLISHED
 from backend.recipes import RECIPES
 from backend.views.sv3d import Sv3dGenerator
 from backend.views.sv3d_file import save_sv3d
@@ -131,6 +135,29 @@ def test_imported_weights_make_views_and_the_report_names_them(
     assert "weights download zero123plus-v1.2" in said
 
 
+def test_parts_that_are_pickles_are_converted_as_they_are_imported(
+    tiny: None, published: Path, ball: str, tmp_path: Path
+) -> None:
+    """As older published folders have them: the library's own names for both forms differ."""
+    source = tmp_path / "stick" / "zero123plus-v1.2"
+    shutil.copytree(published / "zero123plus-v1.2", source)
+    for part, name in (("vae", "diffusion_pytorch_model"), ("vision_encoder", "model")):
+        path = source / part / f"{name}.safetensors"
+        torch.save(load_file(path), path.with_name(f"{'pytorch_' if name == 'model' else ''}{name}.bin"))
+        path.unlink()
+    torch.save({}, source / "unet" / "diffusion_pytorch_model.bin")  # nothing looks at it beside a .safetensors
+    assert backend.__main__.main(["weights", "import", "zero123plus-v1.2", str(tmp_path / "stick")]) == 0
+    pack = PUBLISHED["zero123plus-v1.2"]
+    assert pack.present
+    assert "vae/diffusion_pytorch_model.bin" in pack.record["files"]
+    assert "unet/diffusion_pytorch_model.bin" not in pack.record["files"]
+    command = ["views", "--image", ball, "--recipe", "grm", "--steps", "1", "--out", str(tmp_path / "out")]
+    assert backend.__main__.main(command) == 0
+    mine = load_file(pack.folder / "vision_encoder" / "model.safetensors")
+    own = load_file(published / "zero123plus-v1.2" / "vision_encoder" / "model.safetensors")
+    assert all(torch.equal(mine[key], value) for key, value in own.items())
+
+
 def test_sv3ds_file_is_checked_as_it_is_imported(
     tiny: None, published: Path, ball: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,8 +195,6 @@ def test_the_unet_for_white_backgrounds_is_used_where_it_is(
 
 def changed(unet: Path) -> dict[str, torch.Tensor]:
     """The folder's U-Net, changed."""
-    from safetensors.torch import load_file
-
     state = load_file(unet / "diffusion_pytorch_model.safetensors")
     return state | {"conv_in.bias": state["conv_in.bias"] + 1}
 
@@ -203,9 +228,6 @@ def test_words_alone_are_refused(small: None, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_every_published_pack_of_a_recipe_is_registered() -> None:
-    from backend.packs import PACKS as STARTER
-    from backend.packs import PUBLISHED
-
     for recipe in RECIPES.values():
         generations = [made for made in (recipe.from_text, recipe.from_picture) if made is not None]
         for pack in (recipe.pack, *(made.pack for made in generations)):

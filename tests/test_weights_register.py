@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import backend.__main__
 from backend import downloads
@@ -21,6 +21,7 @@ from backend.errors import MissingWeights, Offline
 from backend.nets.lgm import Lgm, LgmConfig
 from backend.packs import PACKS, PUBLISHED, Published, data_folder
 from backend.recipes import RECIPES
+from backend.reconstruct import checkpoints
 from backend.reconstruct.checkpoints import MODELS
 from blender_addon import environment
 
@@ -267,6 +268,28 @@ def test_what_is_not_the_weights_is_not_imported(
         assert not PUBLISHED["lgm-big"].present
     code, _, err = command("import", "gold", str(tmp_path), capsys=capsys)
     assert (code, "lgm-big" in err) == (1, True)
+
+
+def test_of_two_forms_of_a_part_the_safer_is_fetched(
+    hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"weight": torch.arange(40.0)}
+    save_file(state, home.parent / "part.safetensors")
+    torch.save(state, home.parent / "part.bin")
+    safe, pickled = ((home.parent / name).read_bytes() for name in ("part.safetensors", "part.bin"))
+    hub.files = {
+        "model_index.json": b"{}", "text_encoder/pytorch_model.bin": pickled, "safety_checker/other.bin": pickled,
+        "unet/diffusion_pytorch_model.bin": pickled, "unet/diffusion_pytorch_model.safetensors": safe,
+        "vae/diffusion_pytorch_model.bin": pickled,
+    }  # fmt: skip
+    monkeypatch.setattr(checkpoints, "check", lambda model, path: None)
+    assert command("download", "zero123plus-v1.2", "--yes", capsys=capsys)[0] == 0
+    assert sorted(hub.fetched) == [
+        "model_index.json", "text_encoder/pytorch_model.bin", "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.bin",
+    ]  # fmt: skip
+    for name in ("text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+        assert torch.equal(load_file(PUBLISHED["zero123plus-v1.2"].folder / name)["weight"], state["weight"])
 
 
 def test_missing_weights_say_where_to_get_them(home: Path) -> None:

@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backend.errors import MissingWeights
 from backend.formats.plain_pickle import StoredTensor
 from backend.formats.torch_file import read_torch_file
+from backend.formats.whole_file import whole_file
 from backend.nets.lgm import Lgm, LgmConfig
 from backend.views.folders import check_libraries
 from backend.weights import check_fit, read_config, read_shapes, save_checkpoint, sha256_of
 
-MODELS = ("lgm", "grm", "geolrm", "zero123plus-unet", "sv3d")
+MODELS = ("lgm", "grm", "geolrm", "zero123plus", "zero123plus-unet", "sv3d")
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
 
@@ -51,6 +53,19 @@ def prepared(model: str, path: Path) -> Path:
     return target
 
 
+def prepared_part(path: Path) -> Path:
+    """A .bin file of a part of a pipeline as the .safetensors file that the libraries look for, made beside it once.
+
+    Raises MissingWeights where it is damaged, BadInput where there is more in it than weights.
+    """
+    target = path.with_name(path.name.removeprefix("pytorch_")).with_suffix(".safetensors")
+    if not target.is_file() or target.stat().st_mtime < path.stat().st_mtime:
+        state = _tensors(read_torch_file(path), path.name)
+        with whole_file(target) as temporary:
+            save_file({key: value.contiguous() for key, value in state.items()}, temporary, {"format": "pt"})
+    return target
+
+
 def convert(model: str, path: Path, target: Path) -> None:
     """Writes the weights of a pickle as a safetensors file with the network's config and where they come from.
 
@@ -68,7 +83,14 @@ def convert(model: str, path: Path, target: Path) -> None:
 
 
 def check(model: str, path: Path) -> None:
-    """Raises MissingWeights where a .safetensors file is not one that the model's network loads."""
+    """Raises MissingWeights where a .safetensors file is not one that the model's network loads, or where something is
+    wrong with the folder that a model_index.json lies in."""
+    if model == "zero123plus":
+        check_libraries()
+        from backend.views.zero123plus import check_folder as check_zero123plus
+
+        check_zero123plus(path.parent)
+        return
     if model == "sv3d":
         check_libraries()
         from backend.views.sv3d_file import empty_networks

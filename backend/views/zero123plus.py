@@ -19,9 +19,19 @@ from torch import Tensor
 from backend.cameras import orbit
 from backend.datatypes import Step, Views
 from backend.device import inference_dtype
-from backend.errors import BadInput
-from backend.views.folders import INDEX, broken, check_libraries, load_part, read_json
+from backend.errors import BadInput, MissingWeights
+from backend.views.folders import (
+    DIFFUSERS,
+    INDEX,
+    TRANSFORMERS,
+    broken,
+    check_libraries,
+    load_part,
+    read_json,
+    weights_file,
+)
 from backend.views.generated import cut_from_background, filling_radius, latent_preview
+from backend.weights import check_fit, load_network, read_shapes
 
 if TYPE_CHECKING:
     from backend.nets.zero123plus import Zero123Plus
@@ -146,8 +156,6 @@ class Zero123PlusGenerator:
             empty = encode_empty_prompt(load_part(CLIPTextModel, folder, "text_encoder", torch.float32))
         unet = load_part(UNet2DConditionModel, folder, "unet", dtype)
         if white_unet is not None:
-            from backend.weights import load_network
-
             load_network(unet, white_unet)
         vae = load_part(AutoencoderKL, folder, "vae", _vae_dtype(dtype))
         vision = load_part(CLIPVisionModelWithProjection, folder, "vision_encoder", dtype)
@@ -245,6 +253,30 @@ class Zero123PlusGenerator:
         azimuths, elevations = ([of[view] for view in self.views] for of in (AZIMUTHS, self.version.elevations))
         cameras = orbit(azimuths, torch.tensor(elevations), self.radius, self.fov_degrees, painted.shape[-1])
         return Views(torch.stack(cut), cameras)
+
+
+def check_folder(folder: Path) -> None:
+    """Whether all files are there and whole, and the U-Net is of the shape that its config says: without reading more
+    than their heads. Raises MissingWeights."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    _ramp(folder)
+    _scheduler(folder)
+    for name in ("vae", "clip"):
+        _settings(folder, f"feature_extractor_{name}")
+    for part, stem in (("vae", DIFFUSERS), ("text_encoder", TRANSFORMERS), ("vision_encoder", TRANSFORMERS)):
+        read_json(folder, f"{part}/config.json")
+        weights_file(folder, part, stem)
+    config = read_json(folder, "unet/config.json")
+    path, _ = weights_file(folder, "unet", DIFFUSERS)
+    try:
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(config)
+        check_fit(unet, read_shapes(path), path.name)
+    except MissingWeights as error:
+        raise broken(folder, f"unet/{path.name}: {error.message.rstrip('.')}") from error
+    except Exception as error:  # whatever a strange value leads to
+        raise broken(folder, f"unet/config.json makes no sense: {str(error)[:200]}") from error
 
 
 def _vae_dtype(dtype: torch.dtype) -> torch.dtype:
