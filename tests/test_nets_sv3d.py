@@ -171,6 +171,13 @@ def test_the_full_size_reads_exactly_the_published_keys_and_shapes(variant: str)
     assert all(key.startswith((clip, *halves)) for key in left)
 
 
+def test_the_full_size_takes_the_published_sizes_of_latents() -> None:
+    with torch.device("meta"), torch.no_grad():
+        unet = build(published_config("p"))["unet"].to("meta")
+        given = torch.empty(1, FRAMES, 8, 72, 72), torch.tensor(0.3), torch.empty(1, 1, 1024)
+        assert unet(*given, torch.empty(1, FRAMES, 1280)).shape == (1, FRAMES, 4, 72, 72)
+
+
 def test_each_tensor_is_the_one_that_the_published_names_mean() -> None:
     with torch.device("meta"):
         found = places(build(published_config("p")))

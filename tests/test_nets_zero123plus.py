@@ -116,6 +116,13 @@ def test_a_failing_pass_leaves_no_reference_behind(model: Zero123Plus) -> None:
     assert all(processor.kept is None and not processor.keep for processor in denoise.processors)
 
 
+def test_the_full_size_takes_the_published_sizes_of_latents() -> None:
+    with torch.device("meta"), torch.no_grad():
+        unet = ReferenceUnet(component("unet", COMPONENTS))
+        reference, states = torch.empty(2, 4, 64, 64), torch.empty(2, 77, 1024)
+        assert unet(torch.empty(2, 4, 120, 80), reference, torch.tensor(999.0), states).shape == (2, 4, 120, 80)
+
+
 def test_the_full_size_has_exactly_the_published_keys_and_shapes() -> None:
     mine = {}
     with torch.device("meta"):
