@@ -166,12 +166,13 @@ PUBLISHED: dict[str, Published] = {
             ("that the code's licence is the weights' too", "the size"), model="geolrm",
         ),
         Published(
-            "mvdream", "MVDream: text to four views", "ashawkey/mvdream-sd2.1-diffusers", _DIFFUSERS, None,
-            "not stated", _NO_LICENCE, ("the licence", "the files' names", "the size"),
+            "mvdream", "MVDream: text to four views", "ashawkey/mvdream-sd2.1-diffusers", _DIFFUSERS, 2_585_000_000,
+            "not stated", _NO_LICENCE, ("the licence", "the files' names", "the size"), model="mvdream",
         ),
         Published(
-            "imagedream", "ImageDream: a picture to four views", "ashawkey/imagedream-ipmv-diffusers", _DIFFUSERS, None,
-            "not stated", _NO_LICENCE, ("the licence", "the files' names", "the size"),
+            "imagedream", "ImageDream: a picture to four views", "ashawkey/imagedream-ipmv-diffusers", _DIFFUSERS,
+            3_995_000_000, "not stated", _NO_LICENCE, ("the licence", "the files' names", "the size"),
+            model="imagedream",
         ),
         Published(
             "zero123plus-v1.1", "Zero123++ v1.1: a picture to six views", "sudo-ai/zero123plus-v1.1", _OLDER_DIFFUSERS,

@@ -137,9 +137,10 @@ def _multiview(pack: str, untrained: bool) -> Callable[[str], ViewGenerator]:
         check_libraries()
         from backend.views.mvdream import MultiViewGenerator
 
+        pictured = pack == "imagedream"
         if folder is None:
-            return MultiViewGenerator.untrained(pack == "imagedream", device)
-        return MultiViewGenerator.load(folder, device)
+            return MultiViewGenerator.untrained(pictured, device)
+        return MultiViewGenerator.load(folder, device, pictured)
 
     return load
 

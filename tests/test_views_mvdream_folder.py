@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from multiview_cases import SMALL
 from safetensors.torch import load_file, save_file
 
 from backend.errors import MissingWeights
-from backend.views.mvdream_loading import load_pipeline
+from backend.views.mvdream_loading import check_folder, load_pipeline
 from backend.views.mvdream_pipeline import MultiViewPipeline
 from backend.views.mvdream_untrained import byte_tokenizer, untrained_pipeline
 
@@ -163,6 +164,17 @@ def test_a_fault_is_told_with_file_and_cure(
     assert "weights download imagedream" in caught.value.fix
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 400 + len(str(folder))
+    if fault in (Path.unlink, cut) or name == UNET:  # what heads tell is told when weights arrive
+        with pytest.raises(MissingWeights, match=re.escape(name)):
+            check_folder(folder, pictured=True)
+
+
+def test_one_model_is_not_taken_for_the_other(saved: tuple[MultiViewPipeline, Path]) -> None:
+    pipeline, folder = saved
+    check_folder(folder, pictured=pipeline.pictured)
+    for load in (check_folder, lambda folder, pictured: load_pipeline(folder, pictured=pictured)):
+        with pytest.raises(MissingWeights, match=r"unet holds (MVDream|ImageDream)'s weights, not"):
+            load(folder, not pipeline.pictured)
 
 
 def test_parts_of_different_models_do_not_fit(published: Path, tmp_path: Path) -> None:

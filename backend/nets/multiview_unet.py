@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,7 +71,7 @@ class Stage(nn.Sequential):
         return x
 
 
-class MultiViewUNet(ModelMixin, ConfigMixin):
+class MultiViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Noise in the latents of V views of an object, given its words, its cameras and perhaps a picture of it.
 
     The arguments are those of the released config.json. ip_dim: how many tokens a picture becomes, 0 for MVDream, which

@@ -26,7 +26,7 @@ from backend.nets.lgm import Lgm, LgmConfig
 from backend.views.folders import check_libraries
 from backend.weights import check_fit, read_config, read_shapes, save_checkpoint, sha256_of
 
-MODELS = ("lgm", "grm", "geolrm", "zero123plus", "zero123plus-unet", "sv3d")
+MODELS = ("lgm", "grm", "geolrm", "mvdream", "imagedream", "zero123plus", "zero123plus-unet", "sv3d")
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
 
@@ -85,6 +85,12 @@ def convert(model: str, path: Path, target: Path) -> None:
 def check(model: str, path: Path) -> None:
     """Raises MissingWeights where a .safetensors file is not one that the model's network loads, or where something is
     wrong with the folder that a model_index.json lies in."""
+    if model in ("mvdream", "imagedream"):
+        check_libraries()
+        from backend.views.mvdream_loading import check_folder
+
+        check_folder(path.parent, pictured=model == "imagedream")
+        return
     if model == "zero123plus":
         check_libraries()
         from backend.views.zero123plus import check_folder as check_zero123plus

@@ -53,9 +53,12 @@ class MultiViewGenerator:
             pipeline.to(device)
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> MultiViewGenerator:
-        """A folder as published. Raises MissingWeights where something is missing, damaged or of another shape."""
-        return cls(load_pipeline(folder, inference_dtype(device, torch.float16)), device)
+    def load(cls, folder: Path, device: str = "cpu", pictured: bool | None = None) -> MultiViewGenerator:
+        """A folder as published. pictured: whether it has to be ImageDream's or MVDream's; None takes either.
+
+        Raises MissingWeights where something is missing, damaged or of another shape.
+        """
+        return cls(load_pipeline(folder, inference_dtype(device, torch.float16), pictured), device)
 
     @classmethod
     def untrained(cls, pictured: bool, device: str = "cpu") -> MultiViewGenerator:
