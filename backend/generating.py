@@ -43,7 +43,7 @@ def begin_views(
     generation = recipe.generation(pictured)
     generator = models.generator(recipe, device, pictured, untrained)
     if not untrained:
-        for pack in (generation.pack, *generation.also):
+        for pack in (generation.pack, *generation.also, *getattr(generator, "further_packs", ())):
             report.use_pack(pack)
     steps = request.steps if request.steps is not None else generation.steps
     guidance = request.guidance if request.guidance is not None else generation.guidance

@@ -172,7 +172,7 @@ def test_sv3ds_file_is_checked_as_it_is_imported(
 
 
 def test_the_unet_for_white_backgrounds_is_used_where_it_is(
-    tiny: None, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: None, published: Path, ball: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import backend.nets.zero123plus_config as config
     from backend.views.published import picture_generator
@@ -191,6 +191,11 @@ def test_the_unet_for_white_backgrounds_is_used_where_it_is(
     assert (grey.background < 0.5, white.background) == (True, WHITE)
     assert torch.equal(white.model.unet.conv_in.bias, state["conv_in.bias"])
     assert not torch.equal(grey.model.unet.conv_in.bias, state["conv_in.bias"])
+    out = tmp_path / "out"
+    command = ["views", "--image", ball, "--recipe", "geolrm-zero123plus", "--steps", "1", "--out", str(out)]
+    assert backend.__main__.main(command) == 0
+    used = [entry["name"] for entry in json.loads((out / "report.json").read_text())["weights"]]
+    assert used == ["zero123plus-v1.2", "zero123plus-white"]
 
 
 def changed(unet: Path) -> dict[str, torch.Tensor]:

@@ -115,6 +115,16 @@ def test_what_sv3d_cannot_do_is_said(generator: Sv3dGenerator, files: dict[str, 
     assert "ignored" in generator.notes("a red mug", None)[0]
 
 
+def test_in_half_precision_the_views_are_nearly_the_same(
+    files: dict[str, Path], generator: Sv3dGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.views.sv3d.inference_dtype", lambda *_: torch.float16)
+    half = Sv3dGenerator.load(files["p"], size=SIZE)
+    assert half.model.unet.dtype == torch.float16
+    difference = walk(half)[0].over(1.0) - walk(generator)[0].over(1.0)
+    assert float(difference.abs().mean()) < 0.02
+
+
 def test_cancelling_leaves_it_usable(generator: Sv3dGenerator) -> None:
     run = generator.generate(image=picture(), steps=3)
     next(run)

@@ -110,6 +110,16 @@ def test_grm_and_geolrm_get_the_views_that_they_know(folder: Path) -> None:
     assert float(torch.rad2deg(torch.asin(everything.cameras.camera_to_world[0, 1, 3] / 2.7))) == pytest.approx(30)
 
 
+def test_in_half_precision_the_views_are_nearly_the_same(
+    folder: Path, generator: Zero123PlusGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.views.zero123plus.inference_dtype", lambda *_: torch.float16)
+    half = Zero123PlusGenerator.load(folder, tile=TILE)
+    assert half.model.unet.dtype == torch.float16
+    difference = walk(half)[0].over(1.0) - walk(generator)[0].over(1.0)
+    assert float(difference.abs().mean()) < 0.02
+
+
 def test_cancelling_leaves_it_usable(generator: Zero123PlusGenerator) -> None:
     run = generator.generate(image=picture(), steps=3)
     next(run)

@@ -27,8 +27,12 @@ def picture_generator(pack: str, device: str, untrained: bool = False, **options
         version = VERSIONS[pack.removeprefix("zero123plus-")]
         if untrained:
             return Zero123PlusGenerator.untrained(version, device=device, **options)
-        unet = prepared(str(white.model), white.path) if white is not None and white.present else None
-        return Zero123PlusGenerator.load(published_folder(pack), version, device, unet, **options)
+        if white is None or not white.present:
+            return Zero123PlusGenerator.load(published_folder(pack), version, device, **options)
+        unet = prepared(str(white.model), white.path)
+        generator = Zero123PlusGenerator.load(published_folder(pack), version, device, unet, **options)
+        generator.further_packs = (white.name,)
+        return generator
 
     from backend.views.sv3d import WAYS, Sv3dGenerator
 

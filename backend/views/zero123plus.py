@@ -97,8 +97,11 @@ class Zero123PlusGenerator:
 
     background: that its weights know. views: which of the six to give, in this order. fov_degrees: of the lens that the
     reconstructor is told of (by default the version's own); radius: how far its cameras stand (by default so that what
-    fills as much of a view as of the picture has the canonical size); object_fraction: of the picture.
+    fills as much of a view as of the picture has the canonical size); object_fraction: of the picture. further_packs:
+    names of the weights that took part beside the folder's, for the report.
     """
+
+    further_packs: tuple[str, ...] = ()
 
     def __init__(
         self,
