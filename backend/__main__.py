@@ -8,11 +8,14 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend import __version__, weights_command
 from backend.errors import BadInput, SplatsmithError
 from backend.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from backend.editing import EditedViews
 
 # Commands whose module brings its own arguments: add_NAME_arguments(parser) and run_NAME(options).
 _DEVELOPING = {
@@ -82,6 +85,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N=FILE",
         help="put a picture in the place of view N",
     )
+    edit.add_argument(
+        "--reroll",
+        type=int,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="N",
+        help="make view N anew, to fit the rest",
+    )
+    edit.add_argument("--seed", type=int, default=0, help="of --reroll; another seed gives another view (0)")
+    _add_device(edit)
     edit.add_argument("--undo", action="store_true", help="bring back the views as they were before the last change")
     edit.add_argument("--json", action="store_true", help="print JSON")
 
@@ -190,15 +204,34 @@ def _edit_views(options: argparse.Namespace) -> int:
         if not equals or not number.isdecimal() or not path:
             raise BadInput(f"--replace {text[:80]} makes no sense.", "Write it as --replace 1=picture.png.")
         replace[int(number)] = path
-    if options.undo and (options.drop or replace):
-        raise BadInput("--undo stands alone.", "Undo first, then drop or replace.")
+    if sum(map(bool, (options.undo, options.reroll, options.drop or replace))) != 1:
+        raise BadInput("Say what is to be done.", "Give --drop and --replace, or --reroll, or --undo.")
     from backend.editing import edit_views, undo
 
-    edited = undo(options.folder) if options.undo else edit_views(options.folder, options.drop, replace)
+    if options.reroll:
+        edited = _reroll(options)
+    else:
+        edited = undo(options.folder) if options.undo else edit_views(options.folder, options.drop, replace)
     for warning in edited.warnings:
         print(f"Note: {warning}", file=sys.stderr)
     print(json.dumps(asdict(edited)) if options.json else "\n".join(edited.views))
     return 0
+
+
+def _reroll(options: argparse.Namespace) -> EditedViews:
+    from backend.device import pick_device
+    from backend.models import Models
+    from backend.rerolling import reroll_views
+
+    walk = reroll_views(options.folder, options.reroll, options.seed, Models(), pick_device(options.device))
+    while True:
+        try:
+            step = next(walk)
+        except StopIteration as end:
+            edited: EditedViews = end.value
+            return edited
+        print(f"\r{step.message}: {step.step} of {step.steps} steps", end="", file=sys.stderr)
+        print("" if step.step < step.steps else "\n", end="", file=sys.stderr, flush=True)
 
 
 def _reconstruct(options: argparse.Namespace) -> int:

@@ -49,9 +49,9 @@ def edit_views(
     Raises BadInput for a folder without views, numbers that no view has, pictures that cannot be used, and where fewer
     views would be left than the recipe's reconstructor needs.
     """
-    job, document = _opened(folder)
+    job, document = opened(folder)
     replace = dict(replace or {})
-    names = {number: frame["file_path"] for number, frame in _numbered(document).items()}
+    names = {number: frame["file_path"] for number, frame in numbered(document).items()}
     for number in (*drop, *replace):
         if number not in names:
             raise BadInput(f"There is no view {number}.", f"These are there: {', '.join(map(str, names))}.")
@@ -72,22 +72,26 @@ def edit_views(
     changes: list[dict[str, Any]] = [{"view": number, "dropped": True} for number in sorted(set(drop))]
     changes += [{"view": number, "replaced_by_sha256": _sha256(Path(path))} for number, path in replace.items()]
 
-    job.create()
-    job.keep_views()
-    report = job.read_json(REPORT) or {}
-    (job / REPORT).unlink(missing_ok=True)
-    for number, rgba in pictures.items():
-        write_png(job / names[number], rgba)
+    record_change(job, changes, {names[number]: rgba for number, rgba in pictures.items()})
     if drop:
-        kept = [frame for number, frame in _numbered(document).items() if number not in drop]
+        kept = [frame for number, frame in numbered(document).items() if number not in drop]
         write_text(job / TRANSFORMS, json.dumps({**document, "frames": kept}, indent=1) + "\n")
         for number in drop:
             (job / names[number]).unlink(missing_ok=True)
-    # Where the views come from stays on record: the report of what is made of them goes on from this one.
+    return edited(job, warnings)
+
+
+def record_change(job: JobFolder, changes: list[dict[str, Any]], pictures: Mapping[str, Tensor]) -> None:
+    """Keep aside what is there, write the new views, and put on record where they come from: the report of what is made
+    of them goes on from there. pictures: file name to rgba [4, H, W]. Raises BadInput where that cannot be written."""
+    job.create()
+    job.keep_views()
+    report = job.read_json(REPORT) or {}
     job.write_json(
         REPORT, {**report, "made": ["views"], "edited_views": [*_list(report.get("edited_views")), *changes]}
     )
-    return _edited(job, warnings)
+    for name, rgba in pictures.items():
+        write_png(job / name, rgba)
 
 
 def undo(folder: Path | str) -> EditedViews:
@@ -96,7 +100,7 @@ def undo(folder: Path | str) -> EditedViews:
     if not job.is_job:
         raise BadInput(f"{job.path} is no folder of a job.", "Choose the folder of a job with views.")
     job.bring_back_views()
-    return _edited(job, [])
+    return edited(job, [])
 
 
 def shown_picture(path: Path | str, out: Path | str, size: int = 256) -> list[str]:
@@ -109,7 +113,7 @@ def shown_picture(path: Path | str, out: Path | str, size: int = 256) -> list[st
     return warnings
 
 
-def _opened(folder: Path | str) -> tuple[JobFolder, dict[str, Any]]:
+def opened(folder: Path | str) -> tuple[JobFolder, dict[str, Any]]:
     job = JobFolder(folder)
     document = job.read_json(TRANSFORMS)
     if not job.is_job or document is None or not isinstance(document.get("frames"), list):
@@ -117,7 +121,7 @@ def _opened(folder: Path | str) -> tuple[JobFolder, dict[str, Any]]:
     return job, document
 
 
-def _numbered(document: dict[str, Any]) -> dict[int, dict[str, Any]]:
+def numbered(document: dict[str, Any]) -> dict[int, dict[str, Any]]:
     """The frames of a job folder's own transforms.json by number. Raises BadInput where others edited it beyond use."""
     found: dict[int, dict[str, Any]] = {}
     for frame in document["frames"]:
@@ -134,7 +138,7 @@ def _least(job: JobFolder) -> int:
     return find_recipe(recipe if isinstance(recipe, str) else "").view_count
 
 
-def _edited(job: JobFolder, warnings: list[str]) -> EditedViews:
+def edited(job: JobFolder, warnings: list[str]) -> EditedViews:
     views = job.files()["views"]
     pictures = [read_image(view).rgba for view in views]
     height = min(picture.shape[1] for picture in pictures)

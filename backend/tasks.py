@@ -17,7 +17,7 @@ from backend.wire import Channel
 if TYPE_CHECKING:
     from backend.models import Models
 
-QUEUED = ("generate", "views.edit", "weights.download", "weights.import")
+QUEUED = ("generate", "views.edit", "views.reroll", "weights.download", "weights.import")
 _PROGRESS_EVERY = 0.1  # seconds
 
 
@@ -37,6 +37,8 @@ class Tasks:
             return self._generate(name, params, stop)
         if method == "views.edit":
             return _edit(params)
+        if method == "views.reroll":
+            return self._reroll(name, params, stop)
         return self._get_weights(name, params, stop)
 
     def _generate(self, name: str, params: dict[str, Any], stop: Callable[[], bool]) -> dict[str, Any]:
@@ -72,6 +74,32 @@ class Tasks:
             elif isinstance(event, Done):
                 return {"job": name, **asdict(event)}
         raise RuntimeError("the job ended without a result")
+
+    def _reroll(self, name: str, params: dict[str, Any], stop: Callable[[], bool]) -> dict[str, Any]:
+        from backend.device import pick_device
+        from backend.models import Models
+        from backend.rerolling import reroll_views
+
+        _named(params["folder"])
+        if not all(isinstance(number, int) and not isinstance(number, bool) for number in params["anew"]):
+            raise BadInput("anew must list numbers of views.", "Send whole numbers.")
+        self._models = self._models or Models()
+        device, began = pick_device(self._device), time.monotonic()
+        walk = reroll_views(params["folder"], params["anew"], params["seed"], self._models, device)
+        try:
+            while True:
+                if stop():
+                    raise Cancelled("The job was cancelled.", "The views are as they were.")
+                try:
+                    step = next(walk)
+                except StopIteration as end:
+                    return asdict(end.value)
+                share = step.step / step.steps
+                eta = (time.monotonic() - began) / share * (1 - share)
+                progress = Progress("views", share, share, step.step, step.steps, step.message, eta)
+                self._channel.notify("progress", {"job": name, **asdict(progress)})
+        finally:
+            walk.close()
 
     def _get_weights(self, name: str, params: dict[str, Any], stop: Callable[[], bool]) -> dict[str, Any]:
         pack = find_published(params["name"])
@@ -123,6 +151,8 @@ def _named(folder: str) -> None:
 
 def describe(recipe: Recipe) -> dict[str, Any]:
     """A recipe as `initialize` tells of it."""
+    from backend.rerolling import CAN_REROLL
+
     ways = {"from_text": recipe.from_text, "from_picture": recipe.from_picture}
     needs = {
         source: None if way is None else list(dict.fromkeys([way.pack, *way.also, recipe.pack]))
@@ -134,6 +164,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
         "title": recipe.title,
         **needs,
         "least_views": recipe.view_count,
+        "rerolls": recipe.name in CAN_REROLL,
         "missing": [name for name in everything if not _is_here(name)],
     }
 

@@ -49,7 +49,7 @@ METHODS: dict[str, Method] = {
             "device": "string",
             # Those that make views of words or of a picture: {name, title, from_text, from_picture (the names of the
             # weights that this takes, null where the recipe cannot), least_views (that its reconstructor needs),
-            # missing (weights that are not there)}.
+            # rerolls (whether it takes views.reroll), missing (weights that are not there)}.
             "recipes": "array",
             "packs": "object",  # name of the starter's weights: whether they are there
         },
@@ -66,6 +66,11 @@ METHODS: dict[str, Method] = {
     # earlier: how many changes can be undone, until the mesh is made. Go on with generate, from_stage "gaussians".
     "views.edit": Method(
         {"job": "string?", "folder": "string", "drop": "array?", "replace": "object?", "undo": "boolean?"},
+        {"folder": "string", "views": "array", "least": "integer", "earlier": "integer", "warnings": "array"},
+    ),
+    # Makes some views anew, numbers in `anew`, so that they fit those that stay. In the queue, with progress.
+    "views.reroll": Method(
+        {"job": "string?", "folder": "string", "anew": "array", "seed": "integer"},
         {"folder": "string", "views": "array", "least": "integer", "earlier": "integer", "warnings": "array"},
     ),
     # Writes what a generator will see of a picture, cut out and centred, to the .png `out`.

@@ -27,13 +27,14 @@ class RecipeChoice:
     from_picture: tuple[str, ...] | None = ()
     least_views: int | None = None
     missing: tuple[str, ...] = ()
+    rerolls: bool = False
 
     def lacks(self, pictured: bool) -> list[str]:
         """The weights that are missing to make an object of a picture, or of words alone."""
         return [name for name in (self.from_picture if pictured else self.from_text) or () if name in self.missing]
 
 
-ONLY_STARTER = RecipeChoice(STARTER, "Starter: small models that come with Splatsmith", least_views=4)
+ONLY_STARTER = RecipeChoice(STARTER, "Starter: small models that come with Splatsmith", least_views=4, rerolls=True)
 
 
 class Catalogue:
@@ -113,6 +114,7 @@ def _recipe(entry: dict[str, Any]) -> RecipeChoice:
         _names(entry.get("from_picture")),
         least if isinstance(least, int) else None,
         _names(entry.get("missing")) or (),
+        entry.get("rerolls") is True,
     )
 
 

@@ -17,7 +17,8 @@ from .jobs import Job, State
 @dataclass
 class Desk:
     """views: their files. least: how many the reconstructor needs, None while unknown. earlier: changes that can be
-    undone. open: whether the artist is at it; closed, the views are only to be looked at."""
+    undone. open: whether the artist is at it; closed, the views are only to be looked at. rerolls: whether single views
+    can be made anew. own: the numbers of views that the artist put there."""
 
     folder: Path
     request: dict[str, Any]
@@ -26,11 +27,13 @@ class Desk:
     least: int | None = None
     earlier: int = 0
     open: bool = False
+    rerolls: bool = False
+    own: set[int] = field(default_factory=set)
 
     @classmethod
-    def of(cls, job: Job, least: int | None = None) -> Desk:
+    def of(cls, job: Job, least: int | None = None, rerolls: bool = False) -> Desk:
         """The desk with the views of a finished `generate`."""
-        made = cls(job.folder, dict(job.request), dict(job.placement), least=least)
+        made = cls(job.folder, dict(job.request), dict(job.placement), least=least, rerolls=rerolls)
         made.take(job)
         return made
 
@@ -38,14 +41,17 @@ class Desk:
         """Takes in a finished job that was about this folder."""
         if job.folder != self.folder or job.state is not State.DONE or job.result is None:
             return
-        if job.method == "views.edit":
+        if job.method.startswith("views."):
+            self.own |= {int(number) for number in job.params.get("replace", ())}
+            self.own = set() if job.params.get("undo") else self.own  # which one it was is not worth remembering
+            self.own -= set(job.params.get("anew", ()))
             self.views = _paths(job.result.get("views"))
             self.earlier = _whole(job.result.get("earlier"), 0) or 0
             self.least = _whole(job.result.get("least"), self.least)
             return
         files = job.result.get("files")
         self.views = _paths(files.get("views")) if isinstance(files, dict) else []
-        self.request = dict(job.request)
+        self.request, self.own = dict(job.request), set()
         self.earlier = 0 if job.makes_object else self.earlier + (1 if job.from_stage == "views" else 0)
         self.open = not job.makes_object
 
@@ -61,6 +67,18 @@ class Desk:
         if not Path(picture).is_file():
             raise Problem(Failure("bad_input", f"The picture {picture} does not exist.", "Choose another picture."))
         return self._edit(replace={str(number): picture})
+
+    def reroll(self, number: int, seed: int) -> Job:
+        """One view anew, to fit the others."""
+        return self._reroll([number], seed)
+
+    def fit_others(self, seed: int) -> Job:
+        """All views anew that are not the artist's own, to fit these."""
+        return self._reroll([number for number in map(number_of, self.views) if number not in self.own], seed)
+
+    @property
+    def may_fit(self) -> bool:
+        return self.rerolls and 0 < len(self.own) < len(self.views)
 
     def undo(self) -> Job:
         return self._edit(undo=True)
@@ -78,6 +96,10 @@ class Desk:
     def _edit(self, **what: Any) -> Job:
         params = {"folder": str(self.folder), **what}
         return Job(self.request, self.folder, dict(self.placement), method="views.edit", params=params)
+
+    def _reroll(self, numbers: list[int], seed: int) -> Job:
+        params = {"folder": str(self.folder), "anew": numbers, "seed": seed}
+        return Job(self.request, self.folder, dict(self.placement), method="views.reroll", params=params)
 
 
 def number_of(view: Path) -> int:

@@ -118,6 +118,33 @@ class SPLATSMITH_OT_undo_views(_AtTheDesk, bpy.types.Operator):
         return self.submit(lambda desk: desk.undo())
 
 
+class SPLATSMITH_OT_reroll_view(_AtTheDesk, bpy.types.Operator):
+    """Make this view anew, so that it fits the others"""
+
+    bl_idname = "splatsmith.reroll_view"
+    bl_label = "Make Anew"
+
+    number: IntProperty(options={"SKIP_SAVE"})
+
+    def execute(self, _context: Any) -> set[str]:
+        return self.submit(lambda desk: desk.reroll(self.number, random.randint(0, LARGEST_SEED)))
+
+
+class SPLATSMITH_OT_fit_views(_AtTheDesk, bpy.types.Operator):
+    """Make the other views anew, so that they fit the pictures that you put there"""
+
+    bl_idname = "splatsmith.fit_views"
+    bl_label = "Fit the Others to Mine"
+
+    @classmethod
+    def poll(cls, context: Any) -> bool:
+        desk = session.current.desk if session.current is not None else None
+        return super().poll(context) and desk is not None and desk.may_fit
+
+    def execute(self, _context: Any) -> set[str]:
+        return self.submit(lambda desk: desk.fit_others(random.randint(0, LARGEST_SEED)))
+
+
 class SPLATSMITH_OT_other_views(_AtTheDesk, bpy.types.Operator):
     """Make all views anew, of another seed"""
 
@@ -150,6 +177,8 @@ CLASSES = (
     SPLATSMITH_OT_drop_view,
     SPLATSMITH_OT_replace_view,
     SPLATSMITH_OT_undo_views,
+    SPLATSMITH_OT_reroll_view,
+    SPLATSMITH_OT_fit_views,
     SPLATSMITH_OT_other_views,
     SPLATSMITH_OT_make_mesh,
 )

@@ -121,7 +121,7 @@ def _draw_job(layout: Any, state: session.Session, job: Job, width: int) -> None
 def _done(job: Job) -> str:
     if job.method.startswith("weights."):
         return "The weights are here"
-    if job.method == "views.edit":
+    if job.method.startswith("views."):
         return "Views changed"
     return "Done" if job.makes_object else "Views made"
 

@@ -11,7 +11,10 @@ from .drawing import draw_lines
 
 def draw(layout: Any, state: session.Session, properties: Any, width: int) -> bool:
     """False where the recipe cannot run yet."""
-    row = layout.row(align=True)
+    column = layout.column()
+    column.use_property_split = True
+    column.use_property_decorate = False
+    row = column.row(align=True)
     row.prop(properties, "recipe")
     if not state.catalogue.known:
         row.operator("splatsmith.refresh_recipes", text="", icon="FILE_REFRESH")

@@ -41,8 +41,12 @@ def _draw_desk(box: Any, desk: Desk) -> None:
         cell = grid.column(align=True)
         cell.template_icon(icon_value=icon, scale=5.0)
         buttons = cell.row(align=True)
+        if desk.rerolls:
+            buttons.operator("splatsmith.reroll_view", text="", icon="FILE_REFRESH").number = number_of(view)
         buttons.operator("splatsmith.replace_view", text="", icon="FILE_IMAGE").number = number_of(view)
         buttons.operator("splatsmith.drop_view", text="", icon="X").number = number_of(view)
+    if desk.may_fit:
+        box.operator("splatsmith.fit_views", icon="SNAP_ON")
     more = box.row(align=True)
     more.operator("splatsmith.other_views", icon="FILE_REFRESH")
     more.operator("splatsmith.undo_views", text="", icon="LOOP_BACK")

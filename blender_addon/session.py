@@ -165,7 +165,7 @@ class Session:
             self.desk.take(job)
         elif job.method == "generate":
             recipe = self.catalogue.recipe(str(job.request.get("recipe")))
-            self.desk = Desk.of(job, recipe.least_views if recipe is not None else None)
+            self.desk = Desk.of(job, recipe.least_views, recipe.rerolls) if recipe is not None else Desk.of(job)
 
     def _learn(self) -> None:
         """Takes in what the backend said of itself, unasked and asked."""

@@ -93,6 +93,18 @@ class TinyGenerator:
             yield Step(step + 1, steps, "Imagining", views.rgba)
         return views
 
+    def reroll(
+        self, views: Views, anew: list[int], given: int, prompt: str | None, *, seed: int, steps: int, guidance: float
+    ) -> Generator[Step, None, Views]:
+        """The new views take the colour of the given one."""
+        self.calls.append({"anew": anew, "given": given, "prompt": prompt, "seed": seed, "steps": steps})
+        rgba = views.rgba.clone()
+        for step in range(steps):
+            time.sleep(0.2 if "slow" in (prompt or "").split() else 0.0)
+            yield Step(step + 1, steps, "Imagining it anew")
+        rgba[anew, :3] = rgba[given, :3]
+        return Views(rgba, views.cameras)
+
 
 class TinyReconstructor:
     """A ball of the views' mean colour."""

@@ -34,13 +34,14 @@ def test_every_request_of_the_desk_fits_the_wire(tmp_path):
     (tmp_path / "mine.png").write_text("a picture")
     desk = Desk(tmp_path, {"prompt": "a mug"}, {})
     jobs = [desk.drop(1), desk.replace(2, str(tmp_path / "mine.png")), desk.undo(), desk.others(7)]
+    jobs.insert(0, desk.reroll(1, 7))
     jobs.append(desk.mesh({"faces": 300, "prompt": "another"}, {"placement": 1}))
     for job in jobs:
         method, params = job.call()
         assert wire.mismatch(params, wire.METHODS[method].params) == ""
-    assert jobs[3].call()[1]["request"] == {"prompt": "a mug", "seed": 7}
-    assert jobs[4].call()[1]["request"] == {"prompt": "a mug", "faces": 300}
-    assert [job.makes_object for job in jobs] == [False, False, False, False, True]
+    assert jobs[4].call()[1]["request"] == {"prompt": "a mug", "seed": 7}
+    assert jobs[5].call()[1]["request"] == {"prompt": "a mug", "faces": 300}
+    assert [job.makes_object for job in jobs] == [False] * 5 + [True]
     with pytest.raises(Problem):
         desk.replace(2, str(tmp_path / "none.png"))
 
@@ -60,6 +61,20 @@ def test_views_are_edited_and_the_mesh_is_made_of_what_is_left(runner, tmp_path)
     assert mesh.stage != "views"
     assert not desk.open
     assert desk.earlier == 0
+
+
+def test_the_others_are_made_to_fit_what_the_artist_put_there(runner, tmp_path):
+    desk = Desk.of(runner.run(Job({"prompt": "a mug"}, tmp_path / "job", to_stage="views")), rerolls=True)
+    assert not desk.may_fit
+    (tmp_path / "mine.png").write_text("a picture")
+    desk.take(runner.run(desk.replace(1, str(tmp_path / "mine.png"))))
+    assert desk.may_fit
+    fit = desk.fit_others(5)
+    assert fit.params["anew"] == [0, 2, 3]
+    desk.take(runner.run(fit))
+    assert desk.may_fit, "the artist's own stays the artist's own"
+    desk.take(runner.run(desk.reroll(1, 6)))
+    assert not desk.may_fit
 
 
 def test_what_is_about_another_folder_or_failed_changes_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -43,6 +44,13 @@ def test_views_first_then_edited_then_the_mesh(tiny: Client, tmp_path: Path) -> 
     assert (len(edited["views"]), edited["least"], edited["earlier"]) == (4, 4, 1)
     assert code(tiny.call("views.edit", folder=folder, drop=[0])) == "bad_input", "the starter needs all four"
     assert tiny.call("views.edit", folder=folder, undo=True)["result"]["earlier"] == 0
+    tiny.heard.clear()
+    anew = tiny.call("views.reroll", job="r", folder=folder, anew=[2], seed=3)["result"]
+    assert mismatch(anew, METHODS["views.reroll"].result) == ""
+    assert anew["earlier"] == 1
+    assert {entry["stage"] for entry in tiny.notified("progress")} == {"views"}
+    for bad in ([], ["2"], [True], [9], [0, 1, 2, 3]):
+        assert code(tiny.call("views.reroll", folder=folder, anew=bad, seed=3)) == "bad_input"
     done = tiny.call("generate", job="m", folder=folder, request={}, from_stage="gaussians")["result"]
     assert Path(done["files"]["mesh_npz"]).is_file()
 
@@ -64,6 +72,19 @@ def test_bad_edits_are_sentences(tiny: Client, params: dict) -> None:
     answer = tiny.call("views.edit", **params)
     assert code(answer) == "bad_input"
     assert answer["error"]["message"].endswith(".")
+
+
+def test_a_view_that_is_being_made_anew_can_be_cancelled(tiny: Client, tmp_path: Path) -> None:
+    folder = str(tmp_path / "job")
+    request = {**PROMPT, "prompt": "a red mushroom slow", "steps": 40}
+    tiny.call("generate", job="v", folder=folder, request={**request, "steps": 1}, to_stage="views")
+    (tmp_path / "job" / "request.json").write_text(json.dumps(request))
+    tiny.heard.clear()
+    asked = tiny.send("views.reroll", job="r", folder=folder, anew=[2], seed=3)
+    tiny.wait_for(lambda message: message.get("params", {}).get("job") == "r")
+    tiny.call("cancel", job="r")
+    assert code(tiny.answer(asked, 10)) == "cancelled"
+    assert not (tmp_path / "job" / "earlier").exists()
 
 
 def test_a_picture_is_shown_while_a_job_runs(tiny: Client, tmp_path: Path) -> None:

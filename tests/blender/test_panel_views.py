@@ -66,7 +66,7 @@ def test_views_first_stops_before_the_mesh_and_shows_every_view(window):
     assert len(bpy.data.objects) == 0, "no object before the mesh is made"
     assert "Views made in" in said
     assert said.count("(view True)") == 4
-    assert said.count("<Replace View>") == said.count("<Drop>") == 4
+    assert said.count("<Make Anew>") == said.count("<Replace View>") == said.count("<Drop>") == 4
     assert all(button in said for button in ("<Other Views>", "<Undo>", "<Make the Mesh>"))
     assert desk.least == 3
 
@@ -100,6 +100,25 @@ def test_drop_replace_undo_and_on_to_the_mesh(window, tmp_path):
     assert "<Make the Mesh>" not in said
     click("edit_views")
     assert "<Make the Mesh>" in draw()
+
+
+def test_a_view_is_made_anew_and_others_are_fitted(window, tmp_path):
+    desk = views_first(window)
+    before = [view.read_bytes() for view in desk.views]
+    assert "<Fit the Others to Mine>" not in draw()
+    click("reroll_view", number=2)
+    tick_until(lambda: window.last.ended)
+    assert [view.read_bytes() == was for view, was in zip(desk.views, before, strict=True)] == [True, True, False, True]
+    click("replace_view", number=0, filepath=a_picture(tmp_path))
+    tick_until(lambda: window.last.ended)
+    assert "<Fit the Others to Mine>" in draw()
+    click("fit_views")
+    tick_until(lambda: window.last.ended)
+    assert len({view.read_bytes() for view in desk.views}) == 1
+    desk.rerolls = False
+    said = draw()
+    assert "<Make Anew>" not in said
+    assert "<Fit the Others to Mine>" not in said
 
 
 def test_other_views_are_of_another_seed_in_the_same_folder(window):

@@ -86,6 +86,9 @@ def edit(identity: int, params: dict[str, Any]) -> None:
         if "refuse" in path:
             return fail(identity, "bad_input", "That picture shows nothing.", "Use another.")
         (folder / "views" / f"{int(number):03d}.png").write_bytes(Path(path).read_bytes())
+    for number in params.get("anew") or []:
+        shown = Path(views_of(folder)[0]).read_bytes()
+        (folder / "views" / f"{number:03d}.png").write_bytes(shown)
     steps = folder / "steps"
     earlier = int(steps.read_text()) if steps.exists() else 0
     earlier = earlier - 1 if params.get("undo") else earlier + 1
@@ -96,8 +99,8 @@ def edit(identity: int, params: dict[str, Any]) -> None:
 
 
 RECIPES = [
-    {"name": "starter", "title": "Starter: small", "least_views": 3, "from_text": ["dmv3d", "lgm"]},
-    {"name": "big", "title": "Big: large", "least_views": 4, "from_text": ["giant"]},
+    {"name": "starter", "title": "Starter: small", "least_views": 3, "rerolls": True, "from_text": ["dmv3d", "lgm"]},
+    {"name": "big", "title": "Big: large", "least_views": 4, "rerolls": False, "from_text": ["giant"]},
 ]
 GIANT = {
     "name": "giant",
@@ -238,7 +241,7 @@ def main() -> None:
             send({"id": identity, "result": initialize()})
         elif method == "generate":
             threading.Thread(target=generate, args=(identity, params), daemon=True).start()
-        elif method == "views.edit":
+        elif method in ("views.edit", "views.reroll"):
             edit(identity, params)
         elif method == "picture.prepare":
             if "refuse" in params["image"]:
