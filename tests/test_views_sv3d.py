@@ -108,6 +108,9 @@ def test_over_white_a_cut_out_frame_is_the_frame_again() -> None:
 def test_what_sv3d_cannot_do_is_said(generator: Sv3dGenerator, files: dict[str, Path]) -> None:
     with pytest.raises(BadInput, match="there is none"):
         next(generator.generate("a red mug"))
+    for shape in ((4, 60, 60), (3, 64, 64), (4, 64, 128)):
+        with pytest.raises(BadInput, match="multiple of 64"):
+            next(generator.generate(image=torch.zeros(shape)))
     with pytest.raises(BadInput, match="two steps"):
         next(generator.generate(image=picture(), steps=1))
     with pytest.raises(BadInput, match="even rings"):

@@ -131,6 +131,8 @@ def test_cancelling_leaves_it_usable(generator: Zero123PlusGenerator) -> None:
 def test_without_a_picture_there_is_nothing_to_do(generator: Zero123PlusGenerator) -> None:
     with pytest.raises(BadInput, match="there is none"):
         next(generator.generate("a red mug"))
+    with pytest.raises(BadInput, match="must be"):
+        next(generator.generate(image=torch.zeros(4, 64, 32)))
     assert "ignored" in generator.notes("a red mug", None)[0]
 
 

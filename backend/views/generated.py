@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.datatypes import CANONICAL_SIZE
+from backend.errors import BadInput
 
 # Colours of the four channels of Stable Diffusion's latents: a linear guess at its decoder, a thousand times as quick.
 _LATENT_COLORS = (
@@ -19,6 +20,17 @@ _LATENT_COLORS = (
     (-0.2120, -0.2616, -0.7177),
 )
 _PREVIEW_SIDE = 160  # pixels
+
+
+def checked_picture(image: Tensor | None, model: str, multiple: int = 1) -> Tensor:
+    """The prepared picture [4, S, S] that a model sees, on the CPU. Raises BadInput where it is none."""
+    if image is None:
+        raise BadInput(f"{model} makes views of a picture, and there is none.", "Choose a picture.")
+    side = image.shape[-1]
+    if tuple(image.shape) != (4, side, side) or side % multiple or side < multiple:
+        sides = f"S, S] with S a multiple of {multiple}" if multiple > 1 else "S, S]"
+        raise BadInput(f"The picture must be [4, {sides}, not {tuple(image.shape)}.", "Prepare it first.")
+    return image.cpu()
 
 
 def latent_preview(latents: Tensor, gain: float = 1.0) -> Tensor:

@@ -19,7 +19,7 @@ from backend.datatypes import Step, Views
 from backend.device import inference_dtype
 from backend.errors import BadInput
 from backend.views.folders import check_libraries
-from backend.views.generated import cut_from_white, filling_radius, latent_preview
+from backend.views.generated import checked_picture, cut_from_white, filling_radius, latent_preview
 
 if TYPE_CHECKING:
     from backend.nets.sv3d import Sv3d
@@ -122,10 +122,9 @@ class Sv3dGenerator:
         """Views of the object in a prepared picture [4, S, S], straight RGBA, S a multiple of 64.
 
         guidance: of the middle frame. Yields a Step with a preview after each denoising step. The same seed gives the
-        same noise on every device. Raises BadInput without a picture, and for a single step.
+        same noise on every device. Raises BadInput without a prepared picture, and for a single step.
         """
-        if image is None:
-            raise BadInput("SV3D makes views of a picture, and there is none.", "Choose a picture.")
+        image = checked_picture(image, "SV3D", multiple=64)
         if steps < 2:
             raise BadInput("SV3D needs two steps or more.", "Ask for more steps; 50 are usual.")
         from backend.nets.sv3d import guidance_scales, noise_levels
@@ -135,7 +134,7 @@ class Sv3dGenerator:
         def draw(shape: tuple[int, ...]) -> Tensor:
             return torch.randn(shape, generator=chance)
 
-        rgb = image[:3].cpu() * image[3:].cpu() + (1 - image[3:].cpu())
+        rgb = image[:3] * image[3:] + (1 - image[3:])
         # To whole levels, downwards, as the released code does.
         signed = ((rgb * 255 + 1e-3).floor() / 255 * 2 - 1)[None].to(self.device)
         elevations = [self.way.elevation] * FRAMES

@@ -19,7 +19,7 @@ from torch import Tensor
 from backend.cameras import orbit
 from backend.datatypes import Step, Views
 from backend.device import inference_dtype
-from backend.errors import BadInput, MissingWeights
+from backend.errors import MissingWeights
 from backend.views.folders import (
     DIFFUSERS,
     INDEX,
@@ -30,7 +30,7 @@ from backend.views.folders import (
     read_json,
     weights_file,
 )
-from backend.views.generated import cut_from_background, filling_radius, latent_preview
+from backend.views.generated import checked_picture, cut_from_background, filling_radius, latent_preview
 from backend.weights import check_fit, load_network, read_shapes
 
 if TYPE_CHECKING:
@@ -220,10 +220,9 @@ class Zero123PlusGenerator:
         """Views of the object in a prepared picture [4, S, S], straight RGBA.
 
         Yields a Step with a preview after each denoising step. The same seed gives the same noise on every device.
-        Raises BadInput without a picture.
+        Raises BadInput without a picture, or where it is no prepared one.
         """
-        if image is None:
-            raise BadInput("Zero123++ makes views of a picture, and there is none.", "Choose a picture.")
+        image = checked_picture(image, "Zero123++")
         chance = torch.Generator().manual_seed(seed)
 
         def draw(shape: tuple[int, ...]) -> Tensor:
@@ -231,7 +230,7 @@ class Zero123PlusGenerator:
 
         from backend.nets.zero123plus import cut_grid
 
-        rgb = self.over_background(image.cpu())
+        rgb = self.over_background(image)
         pixels, small = (settings(rgb).to(self.device) for settings in (self.for_vae, self.for_clip))
         condition = self.model.condition(pixels, small, draw)
         self.scheduler.set_timesteps(steps)
