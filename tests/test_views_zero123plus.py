@@ -136,12 +136,17 @@ def test_without_a_picture_there_is_nothing_to_do(generator: Zero123PlusGenerato
     assert "ignored" in generator.notes("a red mug", None)[0]
 
 
-def test_another_unet_takes_the_place_of_the_folders(folder: Path, tmp_path: Path) -> None:
+def test_another_unet_takes_the_place_of_the_folders(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     save_file({key: 0 * value for key, value in state.items()}, tmp_path / "white.safetensors")
     white = Zero123PlusGenerator.load(folder, white_unet=tmp_path / "white.safetensors", tile=TILE)
     assert white.background == 1.0
     assert all(float(value.abs().max()) == 0 for value in white.model.unet.parameters())
+    painted: list[Tensor] = []
+    monkeypatch.setattr(white.model, "decode", lambda _: painted.append(torch.full((6, 3, 32, 32), 0.9)) or painted[0])
+    assert torch.allclose(walk(white)[0].over(1.0), painted[0], atol=1e-5)  # over white it is what was painted
     save_file({"conv_in.bias": torch.zeros(3)}, tmp_path / "white.safetensors")
     with pytest.raises(MissingWeights, match=r"white\.safetensors"):
         Zero123PlusGenerator.load(folder, white_unet=tmp_path / "white.safetensors", tile=TILE)

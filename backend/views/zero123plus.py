@@ -30,7 +30,7 @@ from backend.views.folders import (
     read_json,
     weights_file,
 )
-from backend.views.generated import checked_picture, cut_from_background, filling_radius, latent_preview
+from backend.views.generated import checked_picture, cut_from_background, cut_from_white, filling_radius, latent_preview
 from backend.weights import check_fit, load_network, read_shapes
 
 if TYPE_CHECKING:
@@ -248,9 +248,9 @@ class Zero123PlusGenerator:
             yield Step(done, total, message, latent_preview(cut_grid(clean[0]), _PAINTED_GAIN))
         painted = self.model.decode(latents)[list(self.views)].cpu()
         yield Step(done + 1, total, "Painting the views")
-        cut = []
+        cut, cut_out = [], cut_from_white if self.background == WHITE else cut_from_background
         for index, picture in enumerate(painted):
-            cut.append(cut_from_background(picture))
+            cut.append(cut_out(picture))
             yield Step(done + 2 + index, total, "Cutting out the views")
         azimuths, elevations = ([of[view] for view in self.views] for of in (AZIMUTHS, self.version.elevations))
         cameras = orbit(azimuths, torch.tensor(elevations), self.radius, self.fov_degrees, painted.shape[-1])
