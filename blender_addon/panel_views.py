@@ -41,6 +41,7 @@ def _draw_desk(box: Any, desk: Desk) -> None:
         cell = grid.column(align=True)
         cell.template_icon(icon_value=icon, scale=5.0)
         buttons = cell.row(align=True)
+        buttons.alignment = "CENTER"
         if desk.rerolls:
             buttons.operator("splatsmith.reroll_view", text="", icon="FILE_REFRESH").number = number_of(view)
         buttons.operator("splatsmith.replace_view", text="", icon="FILE_IMAGE").number = number_of(view)
