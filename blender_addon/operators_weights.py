@@ -52,6 +52,8 @@ class SPLATSMITH_OT_refresh_recipes(bpy.types.Operator):
         state = session.get()
         try:
             state.refresh()
+            if bpy.app.background:  # timers do not fire here
+                state.wait_for_answers()
         except Problem as problem:
             state.problem = problem.failure
             self.report({"ERROR"}, f"{problem.failure.message} {problem.failure.fix}")

@@ -155,7 +155,15 @@ class Session:
             return None
         self._learn()
         self._take(job)
+        self.wait_for_answers()
         return self._import(job) if job.makes_object else None
+
+    def wait_for_answers(self, pause: float = 0.05) -> None:
+        """Until the backend has answered what it was asked: for background mode."""
+        while self.runner.asked:
+            self.runner.poll()
+            time.sleep(pause)
+        self._learn()
 
     def _take(self, job: Job) -> None:
         """What a finished job means for the desk and the catalogue."""

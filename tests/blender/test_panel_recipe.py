@@ -137,3 +137,13 @@ def test_without_the_network_nothing_is_offered_but_the_import(window, tmp_path,
     click("import_weights", weights="giant", directory=str(tmp_path))
     tick_until(lambda: not window.active)
     assert window.catalogue.recipe("big").missing == ()
+
+
+def test_in_background_the_answer_is_there_when_the_operator_returns(state, tmp_path):
+    assert bpy.ops.splatsmith.refresh_recipes() == {"FINISHED"}
+    assert state.catalogue.recipe("big").missing == ("giant",)
+    assert state.catalogue.weights["giant"]["licence"] == "CC-BY-NC-4.0"
+    assert bpy.ops.splatsmith.import_weights(weights="giant", directory=str(tmp_path)) == {"FINISHED"}
+    assert state.catalogue.recipe("big").missing == ()
+    with pytest.raises(RuntimeError, match="No file of giant"):
+        bpy.ops.splatsmith.import_weights(weights="giant", directory=str(tmp_path / "wrong"))
