@@ -79,6 +79,18 @@ def test_cavities_and_crumbs_go():
     assert topology.euler_characteristic(faces) > 2
 
 
+def test_a_thin_leg_is_no_crumb():
+    grid = Grid.around(-np.ones(3), np.ones(3), 64)
+    x, y, z = np.moveaxis(np.indices(grid.shape) * grid.cell + grid.origin[:, None, None, None], 0, 0)
+    leg = (np.maximum(np.maximum(np.abs(x - 0.9), np.abs(z)) - 0.05, np.abs(y) - 0.8) / grid.cell).astype(np.float32)
+    body = balls(grid, ((-0.2, 0, 0), 0.75))
+    assert 0 < (leg < 0).sum() < 0.01 * (body < 0).sum()
+    kept = without_crumbs(np.minimum(body, leg), 0.01)
+    assert (kept[leg < 0] < 0).all()
+    crumb = without_crumbs(np.minimum(body, balls(grid, ((0.9, 0, 0), 0.1))), 0.01)
+    assert np.array_equal(crumb < 0, body < 0)
+
+
 def test_polygons_look_outwards_and_close_at_the_border():
     grid = Grid.around(-np.ones(3), np.ones(3), 32)
     vertices, faces = polygonise(np.full(grid.shape, -1.0, np.float32), 0)

@@ -26,7 +26,7 @@ THINNEST, THICKEST = 0.5, 0.04  # slack of the votes: at least so many cells; at
 PIXELS_PER_CELL = 1.5
 VIEWS_PER_STEP = 8
 SMOOTHING = 8
-CRUMB = 0.01
+CRUMB = 0.01  # of the largest piece's volume
 STEPS = CAMERAS // VIEWS_PER_STEP + 4
 
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 FloatArray = NDArray[np.float32]
 
 MARGIN = 4  # empty cells on every side, so that the surface closes inside the grid
+LONG = 0.3  # of the object's longest side: no crumb is that long, but a leg is
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,15 @@ def without_cavities(field: FloatArray) -> FloatArray:
 
 
 def without_crumbs(field: FloatArray, share: float) -> FloatArray:
-    """The field without pieces that hold less than `share` of the largest piece's volume."""
+    """The field without pieces that are short and hold less than `share` of the largest piece's volume."""
     pieces, count = ndimage.label(field < 0)
     if count <= 1:
         return field
     volumes = np.bincount(pieces.reshape(-1), minlength=count + 1)
     volumes[0] = 0
-    small = volumes < share * volumes.max()
-    small[0] = False
+    boxes = ndimage.find_objects(pieces)
+    ends = np.array([[(side.start, side.stop) for side in box] for box in boxes])
+    longest = (ends[:, :, 1].max(axis=0) - ends[:, :, 0].min(axis=0)).max()
+    long = np.concatenate([[True], (ends[:, :, 1] - ends[:, :, 0]).max(axis=1) > LONG * longest])
+    small = (volumes < share * volumes.max()) & ~long
     return np.where(small[pieces], np.abs(field) + 1e-6, field)
