@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from backend.datatypes import Gaussians, Mesh
 from backend.errors import BadInput
+from backend.texture import bake
 from backend.texture.bake import bake_texture
 from backend.texture.fill import extend, spread_over_mesh
 from backend.texture.raster import rasterize_triangles
@@ -133,3 +134,14 @@ def test_bad_input():
         shapes.walk(bake_texture(gaussians, Mesh(mesh.vertices, mesh.faces[:0]), 64))
     with pytest.raises(BadInput):
         shapes.walk(bake_texture(gaussians[:0], mesh, 64))
+
+
+def test_beyond_what_pictures_can_feed_the_texture_is_enlarged(monkeypatch):
+    """Solved for where no pixel says anything of most texels, it would be streaked."""
+    monkeypatch.setattr(bake, "SOLVED", 64)
+    shape = trimesh.creation.icosphere(3)
+    small, _ = shapes.walk(bake_texture(shapes.discs(shape), mesh_of(shape), 64))
+    large, _ = shapes.walk(bake_texture(shapes.discs(shape), mesh_of(shape), 128))
+    assert large.base_color.shape == (3, 128, 128)
+    assert torch.equal(large.corner_uvs, small.corner_uvs)
+    assert (torch.nn.functional.avg_pool2d(large.base_color, 2) - small.base_color).abs().mean() < 0.02

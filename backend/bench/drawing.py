@@ -38,9 +38,15 @@ def views_of(shape: Shape, count: int, size: int) -> Views:
     return Views(torch.from_numpy(_pictures(shape.vertices, shape.faces, _patterned, cameras)), cameras)
 
 
-def likeness(shape: Shape, textured: TexturedMesh, cameras: Cameras) -> tuple[float, float]:
+def likeness(
+    shape: Shape, textured: TexturedMesh, cameras: Cameras, colors_at: Callable[[NDArray], NDArray] = pattern
+) -> tuple[float, float]:
     """PSNR and SSIM of pictures of a textured mesh against the original's, over white, the mean over the cameras."""
-    wanted = _over_white(_pictures(shape.vertices, shape.faces, _patterned, cameras))
+
+    def painted(faces: NDArray, shares: NDArray, places: NDArray) -> NDArray:
+        return colors_at(places)
+
+    wanted = _over_white(_pictures(shape.vertices, shape.faces, painted, cameras))
     mesh = textured.mesh
     made = _over_white(_pictures(mesh.vertices.double().numpy(), mesh.faces.numpy(), _textured(textured), cameras))
     errors = ((wanted - made) ** 2).mean(axis=(1, 2, 3))

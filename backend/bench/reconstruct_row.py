@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backend.cameras import orbit
 from backend.datatypes import Views
-from backend.nets import grm_transformer
+from backend.nets import geolrm_attention, geolrm_encoder, grm_transformer
 from backend.nets.lgm import BIG, TINY, LgmConfig, absolute_gaussians
 from backend.nets.unet import finished
 from backend.reconstruct.precision import widen_when_used
@@ -88,6 +88,8 @@ def grm(row: Row) -> Callable[[], Tensor]:
 def geolrm(row: Row) -> Callable[[], Tensor]:
     from backend.reconstruct.geolrm import GeoLrmReconstructor
 
+    if row.plain:  # all views and all tokens at once
+        geolrm_encoder.VIEWS_AT_ONCE, geolrm_attention._ENTRIES_AT_ONCE = 2**40, 2**40
     model = GeoLrmReconstructor.untrained(device=row.device, dtype=DTYPES[row.dtype])
     model.max_tokens = row.tokens
     views = scene(row.views, 448, 2.7, 39.6)

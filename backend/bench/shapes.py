@@ -190,6 +190,12 @@ def pattern(points: NDArray) -> NDArray[np.float32]:
     return np.clip(color, 0.0, 1.0).astype(np.float32)
 
 
+def checks(points: NDArray) -> NDArray[np.float32]:
+    """[n, 3]: cubes of two colours with hard edges, a thirty-sixth of the object wide."""
+    odd = np.floor(np.asarray(points) / 0.05).astype(np.int64).sum(axis=-1) % 2
+    return np.array([[0.9, 0.2, 0.1], [0.1, 0.3, 0.8]], np.float32)[odd]
+
+
 def sample(shape: Shape, count: int, seed: int) -> tuple[FloatArray, FloatArray]:
     """Places and normals [n, 3] spread over the shape, none very close to another; n is at most `count`."""
     import trimesh
@@ -199,13 +205,16 @@ def sample(shape: Shape, count: int, seed: int) -> tuple[FloatArray, FloatArray]
     return np.asarray(points), mesh.face_normals[of_face]
 
 
-def flat_discs(shape: Shape, count: int, noise: float = 0.0, tilt: float = 0.0, floaters: float = 0.0) -> Gaussians:
+def flat_discs(
+    shape: Shape, count: int, noise: float = 0.0, tilt: float = 0.0, floaters: float = 0.0,
+    colors_at: Callable[[NDArray], NDArray] = pattern,
+) -> Gaussians:  # fmt: skip
     """Discs on the surface; noise: standard deviation of their places, tilt: of the normals, in radians; floaters: how
-    many more, as a share, lie anywhere."""
+    many more, as a share, lie anywhere; colors_at: the colours that belong to places."""
     points, normals = sample(shape, count, seed=0)
     rng = np.random.default_rng(0)
     spacing = _spacing(shape, len(points))
-    colors = pattern(points)
+    colors = colors_at(points).astype(np.float32)
     if tilt > 0:
         away = np.cross(normals, rng.normal(size=normals.shape))
         away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)

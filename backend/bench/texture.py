@@ -27,7 +27,11 @@ from backend.texture.raster import rasterize_triangles
 T = TypeVar("T")
 
 UNWRAP_FACES = (10000, 20000, 50000)
-KINDS: dict[str, Callable[..., Any]] = {"discs": shapes.flat_discs, "balls": shapes.round_balls}
+KINDS: dict[str, Callable[..., Any]] = {
+    "discs": shapes.flat_discs,
+    "balls": shapes.round_balls,
+    "checks": functools.partial(shapes.flat_discs, colors_at=shapes.checks),  # discs, with a pattern of hard edges
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads to use (default: 2)")
     parser.add_argument("--shapes", default="torus_knot,mug", help="which (default: torus_knot,mug)")
     parser.add_argument("--unwrap", default=",".join(map(str, UNWRAP_FACES)), help="face counts (default: 10 to 50 k)")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of Gaussians, with commas between (default: all)")
     parser.add_argument("--gaussians", type=int, default=65536, help="how many, at most (default: 65536)")
     parser.add_argument("--faces", type=int, default=20000, help="of the textured mesh (default: 20000)")
     parser.add_argument("--sizes", default="1024", help="texels a side, with commas between (default: 1024)")
@@ -57,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(_TEXTURE_HEADER, flush=True)
         for shape, mesh in zip(chosen, fine, strict=True):
-            for kind in KINDS:
+            for kind in args.kinds.split(","):
                 for size in filter(None, args.sizes.split(",")):
                     row = texture_row(shape, kind, simplify(mesh, args.faces), args.gaussians, int(size))
                     _tell(row, args.json, _texture_line)
@@ -97,7 +102,8 @@ def texture_row(shape: Shape, kind: str, mesh: Mesh, count: int, size: int) -> d
     for prefix, sharpen in (("mean_", False), ("", True)):
         steps = bake_texture(gaussians, mesh, size, sharpen=sharpen)
         textured, row[prefix + "wall"], row[prefix + "cpu"] = _timed(functools.partial(walk, steps))
-        row[prefix + "psnr"], row[prefix + "ssim"] = likeness(shape, textured, unseen_cameras(512))
+        original = shapes.checks if kind == "checks" else shapes.pattern
+        row[prefix + "psnr"], row[prefix + "ssim"] = likeness(shape, textured, unseen_cameras(512), original)
     return row
 
 

@@ -26,6 +26,7 @@ FloatArray = NDArray[np.float32]
 CAMERAS = 32
 VIEWS_PER_STEP = 4
 STEPS = CAMERAS // VIEWS_PER_STEP + 2
+SOLVED = 2048  # texels of a side that the largest pictures can feed; larger textures are enlarged from that
 VERTEX_VIEW = 512  # pixels of the pictures for colours of vertices
 
 
@@ -39,6 +40,7 @@ def bake_texture(
     """
     if not 16 <= size <= 8192:
         raise BadInput(f"The texture's size must lie between 16 and 8192, not {size}.")
+    wanted, size = size, min(size, SOLVED)
     scene = Scene.of(gaussians, mesh)
     corner_uvs = unwrap(mesh, size)
     yield Step(1, STEPS, "Unwrapping the mesh")
@@ -66,7 +68,10 @@ def bake_texture(
         solve(image, observations, trust, seams)
         covered.reshape(-1)[seams.texels] = True  # the borders' outer texels are solved for too
         extend(image, covered)
-    return TexturedMesh(mesh, corner_uvs, torch.from_numpy(np.clip(image, 0.0, 1.0)))
+    texture = torch.from_numpy(np.clip(image, 0.0, 1.0))
+    if wanted > size:
+        texture = torch.nn.functional.interpolate(texture[None], size=(wanted, wanted), mode="bilinear")[0]
+    return TexturedMesh(mesh, corner_uvs, texture)
 
 
 def bake_vertex_colors(gaussians: Gaussians, mesh: Mesh) -> torch.Tensor:
@@ -83,7 +88,7 @@ def bake_vertex_colors(gaussians: Gaussians, mesh: Mesh) -> torch.Tensor:
 
 def view_size(size: int) -> int:
     """Pixels along the side of the pictures for a texture of `size` texels."""
-    return min(max(size // 2, 128), 1024)
+    return max(min(size, 512), min(size // 2, 1024), 128)
 
 
 def _vertex_colors(scene: Scene, sums: FloatArray) -> FloatArray:
