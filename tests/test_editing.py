@@ -197,7 +197,14 @@ def test_the_command_line_edits_and_undoes(job: Path, tmp_path: Path, capsys: py
     assert capsys.readouterr().out.split() == [str(job / "views" / f"00{number}.png") for number in (0, 1, 3)]
     assert backend.__main__.main(["edit-views", str(job), "--undo", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["views"]) == 4
-    for wrong in (["--replace", "x"], ["--replace", "1="], ["--undo", "--drop", "1"], [], ["--drop", "9"], ["--reroll", "1", "--drop", "1"]):
+    for wrong in (
+        ["--replace", "x"],
+        ["--replace", "1="],
+        ["--undo", "--drop", "1"],
+        [],
+        ["--drop", "9"],
+        ["--reroll", "1", "--drop", "1"],
+    ):
         assert backend.__main__.main(["edit-views", str(job), *wrong]) == 1
         assert capsys.readouterr().err.strip().endswith((".", "png."))
 
