@@ -33,6 +33,14 @@ def test_the_peak_of_the_bins_goes_round_the_circle() -> None:
     assert 340.0 < peak_azimuth(logits) < 350.0
 
 
+def test_what_looks_alike_from_all_sides_has_the_pictured_one_in_front() -> None:
+    logits = torch.zeros(36)
+    logits[20] = 0.5
+    assert peak_azimuth(logits) == 0.0
+    logits[20] = 3.0
+    assert peak_azimuth(logits) == pytest.approx(200.0, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("azimuth", "words"),
     [(5.0, "the front"), (352.0, "the front"), (178.0, "behind"), (40.0, "40° right of the front"),

@@ -14,6 +14,7 @@ from backend.views.signed import to_signed
 from backend.weights import STARTER_PACK, load_checkpoint, load_into
 
 _CERTAIN = 0.9  # of a kind's probability, from which the picture is taken for one: of known things 98 % are
+_ANY_SIDE = 0.07  # of the likeliest bin's probability, under which an object looks alike from all sides
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,13 @@ class StarterPictureReader:
 
 
 def peak_azimuth(logits: Tensor) -> float:
-    """Degrees in [0, 360) of the largest of the bins [A], refined by its two neighbours. Bin 0 lies at 0 degrees."""
+    """Degrees in [0, 360) of the likeliest of the bins [A], refined by its two neighbours. Bin 0 lies at 0 degrees.
+
+    0 where none stands out: what looks alike from all sides shall have the pictured one in front.
+    """
     count = len(logits)
     best = int(logits.argmax())
+    if float(logits.softmax(0)[best]) < _ANY_SIDE:
+        return 0.0
     around = torch.stack([logits[best - 1], logits[best], logits[(best + 1) % count]]).softmax(0)
     return float((best + around[2] - around[0]) * 360.0 / count) % 360.0
