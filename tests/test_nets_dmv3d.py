@@ -182,6 +182,25 @@ def test_a_picture_of_nothing_known_is_warned_about() -> None:
     assert "'gramophone'" in generator.notes("a gramophone mug", None)[0]
 
 
+def test_an_imagined_object_is_framed_at_the_canonical_size() -> None:
+    network = _network()
+    generator, cameras = Dmv3dGenerator(network, Vocabulary()), orbit([0.0, 90.0], 0.0, RADIUS, FOV_DEGREES, 64)
+    planes = _planes(network, torch.randn(1, 4, 4, 32, 32))
+    assert torch.equal(generator._fitting(planes, cameras).camera_to_world, cameras.camera_to_world)  # it is empty
+
+    def box(features: torch.Tensor) -> torch.Tensor:
+        inside = (points[0] - torch.tensor([0.2, 0.0, 0.0])).abs().amax(-1) < 0.6
+        return (inside.float() * 2 - 1)[None, :, None]
+
+    ticks = (torch.arange(48) + 0.5) / 24 - 1
+    points = torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), -1).reshape(1, -1, 3)
+    network.decode = box  # type: ignore[method-assign]
+    moved = generator._fitting(planes, cameras).camera_to_world[:, :3, 3]
+    side = 1.2 - 1 / 24  # between the outermost points of the grid inside
+    wanted = cameras.camera_to_world[:, :3, 3] * side / 1.8 + torch.tensor([0.2, 0.0, 0.0])
+    assert torch.allclose(moved, wanted, atol=0.05)
+
+
 def test_the_pictured_side_has_the_pictures_colours() -> None:
     network = _network()
     with torch.no_grad():

@@ -14,7 +14,7 @@ from backend.errors import BadInput
 from backend.formats.images import resize
 from backend.nets.diffusion import ddim_step, log_snr
 from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
-from backend.render.triplane import render_rays_sparse
+from backend.render.triplane import render_rays_sparse, sample_planes
 from backend.views.picture_reader import Reading, StarterPictureReader
 from backend.views.prompts import check_prompt
 from backend.views.signed import from_signed, to_signed
@@ -27,6 +27,8 @@ AZIMUTHS = (0.0, 90.0, 180.0, 270.0)
 ELEVATION = 20.0  # of all four views
 PICTURE_FRACTION = 0.66  # of the frame that the larger side of a pictured object takes
 RENDER_SAMPLES = 48
+LONGEST_SIDE = 1.8  # of an object in the canonical frame
+_PROBES = 48  # a side, where an object's extent is sought
 # Of DDIM. Deterministic steps keep what the first blurred guesses got wrong; fresh noise lets later ones mend it.
 ETA = 1.0
 
@@ -168,10 +170,24 @@ class Dmv3dGenerator:
         # The hidden sides are best seen from a little above, wherever the picture was taken from.
         heights = [elevation, ELEVATION, ELEVATION, ELEVATION]
         final = cameras or orbit(azimuths, heights, RADIUS, FOV_DEGREES, self.image_size)
-        rgba = from_signed(render_planes(self.network, planes, final, 2 * RENDER_SAMPLES)).cpu()
+        seen = final if cameras is not None or image is not None else self._fitting(planes, final)
+        rgba = from_signed(render_planes(self.network, planes, seen, 2 * RENDER_SAMPLES)).cpu()
         if image is not None and cameras is None:
             rgba[0] = with_colors_of(image, rgba[0])
         return Views(rgba, final)
+
+    def _fitting(self, planes: Tensor, cameras: Cameras) -> Cameras:
+        """The cameras moved so that they see the object as if it were centred and of the canonical size: imagined ones
+        are now and then larger than any that was learnt from, and would leave the frames."""
+        ticks = (torch.arange(_PROBES, device=planes.device) + 0.5) / _PROBES * 2 - 1
+        points = torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), -1).reshape(1, -1, 3)
+        inside = points[0][self.network.decode(sample_planes(planes, points))[0, :, 0] > 0]
+        if len(inside) < 8:
+            return cameras
+        low, high = inside.amin(0).cpu(), inside.amax(0).cpu()
+        pose = cameras.camera_to_world.clone()
+        pose[:, :3, 3] = pose[:, :3, 3] * (float((high - low).max()) / LONGEST_SIDE) + (low + high) / 2
+        return Cameras(pose, cameras.intrinsics, cameras.width, cameras.height)
 
 
 def with_colors_of(picture: Tensor, view: Tensor) -> Tensor:
