@@ -275,13 +275,17 @@ class _Job:
         request, similarity = self.request, self.report.known_similarity()
         return Refiner(self._network, self.recipe, request.start, steps, request.seed, similarity, self.device)
 
+    def _imagined(self) -> bool:
+        """Whether a generator made what the job is about: it was asked for one object."""
+        return self.request.gaussians is None and self.request.cameras is None
+
     def _make_mesh(self) -> Events[None]:
         notes: list[str] = []
         gaussians = read_gaussian_ply(self.folder / GAUSSIANS, notes)
         yield from self._warn(notes)
         self.report.sizes["gaussians"] = len(gaussians)
         yield self._begin("surface", "Finding the surface")
-        mesh = yield from self._walk(_surface(gaussians, self.request.faces))
+        mesh = yield from self._walk(_surface(gaussians, self.request.faces, self._imagined()))
         self.clock.end()
         made = mesh.faces.shape[0]
         if made < 0.95 * self.request.faces:
@@ -322,7 +326,7 @@ class _Job:
         }
 
 
-def _surface(gaussians: Gaussians, faces: int) -> Generator[Step, None, Mesh]:
+def _surface(gaussians: Gaussians, faces: int, single: bool) -> Generator[Step, None, Mesh]:
     from backend.surface.extract import extract_surface
     from backend.surface.refine import refined
     from backend.surface.simplify import simplify
@@ -330,7 +334,7 @@ def _surface(gaussians: Gaussians, faces: int) -> Generator[Step, None, Mesh]:
     def simplified() -> Generator[Step, None, Mesh]:
         # The surface before simplification has a few times resolution^2 faces: enough for the count that is asked for.
         resolution = min(512, max(128, round((faces / 3) ** 0.5)))
-        return simplify((yield from extract_surface(gaussians, resolution)), faces)
+        return simplify((yield from extract_surface(gaussians, resolution, single=single)), faces)
 
     return (yield from refined(simplified(), gaussians))
 

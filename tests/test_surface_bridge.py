@@ -92,6 +92,13 @@ def test_two_that_face_each_other_stay_two(cloud):
     assert extract(cloud(), 112)[2] == 2
 
 
+def test_what_is_known_to_be_one_object_is_joined():
+    mesh, _ = shapes.walk(extract_surface(shapes.discs(two_boxes(0.2), 4000), 96, single=True))
+    faces = mesh.faces.numpy()
+    assert topology.is_closed(faces)
+    assert topology.pieces(faces, len(mesh.vertices))[0] == 1
+
+
 # -- on fields made by hand --------------------------------------------------------------------------------------------
 
 

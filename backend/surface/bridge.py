@@ -7,6 +7,8 @@ matter, and it becomes solid where one of two things holds:
 - Gaussians themselves join the pieces, only too faint or too few for the field to have closed over them; or
 - the path leaves one of the pieces where its surface was made up: closed over a hole that no Gaussian covers, as the
   open end of a tube is. Where Gaussians lie on both faces of a gap, whoever made them has seen both, and they are two.
+
+Where it is known that there is one object, as where a model was asked for one, every piece within reach is joined.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ IntArray = NDArray[np.intp]
 SMALLEST, MOST = 0.004, 12  # of the largest piece's volume: what is less is not worth a bridge; so many pieces at most
 LONGEST = 0.4  # of a bridge, in the object's longest sides
 SEEN, SEEN_USUALLY = 0.42, 0.25  # share of cameras that may see through a bridge: anywhere, in the mean
+SEEN_OF_ONE = 0.9  # anywhere, of what is known to be one object
 MATTER = 0.15  # of the usual density of Gaussians from which on they join the pieces
 MADE_UP = 4.0  # spacings to the nearest Gaussians on a surface that none covers
 FACING = 0.4  # cosine to the surface's normal from which on a Gaussian covers it
@@ -43,13 +46,14 @@ THINNEST, THICKEST = 1.5, 0.08  # a bridge's radius: in cells, in longest sides
 @dataclass(frozen=True)
 class _Evidence:
     """What speaks for and against matter. votes: see `carve.empty_votes`; clouds: the Gaussians as they came, and as
-    they are looked at; usual: the density at their centres."""
+    they are looked at; usual: the density at their centres; single: it is known that there is one object."""
 
     grid: Grid
     votes: FloatArray
     points: Points
     clouds: tuple[Gaussians, Gaussians]
     usual: float
+    single: bool
 
     @property
     def size(self) -> int:
@@ -57,18 +61,23 @@ class _Evidence:
 
 
 def bridged(
-    field: FloatArray, votes: FloatArray, grid: Grid, points: Points, clouds: tuple[Gaussians, Gaussians]
+    field: FloatArray,
+    votes: FloatArray,
+    grid: Grid,
+    points: Points,
+    clouds: tuple[Gaussians, Gaussians],
+    single: bool = False,
 ) -> FloatArray:
     """The field (negative inside, about the distance in cells) with its pieces joined as far as they belong together.
 
     votes [grid.shape]: the share of cameras that see a place as empty. clouds: the Gaussians as they came and as they
-    are looked at (see `Cloud.pressed`), in the grid's frame.
+    are looked at (see `Cloud.pressed`), in the grid's frame. single: it is known that there is one object.
     """
     pieces, volumes = _pieces(field)
     if len(volumes) < 2:
         return field
     own = clouds[0].means[:: max(1, len(clouds[0]) // 64)]
-    evidence = _Evidence(grid, votes, points, clouds, float(np.median(_density(clouds[0], own.numpy()))))
+    evidence = _Evidence(grid, votes, points, clouds, float(np.median(_density(clouds[0], own.numpy()))), single)
     for _ in range(len(volumes) - 1):
         for source in range(1, len(volumes)):
             found = _paths(field, pieces, source, evidence)
@@ -100,7 +109,7 @@ def _paths(field: FloatArray, pieces: NDArray[np.int32], source: int, evidence: 
     thin = (slice(None, None, stride),) * 3
     field, pieces, votes = field[thin], pieces[thin], evidence.votes[thin]
     cost = np.where(field < 0, 1e-3, 0.02 + np.maximum(field, 0) ** 2 + 4 * votes**2).astype(np.float64)
-    cost[(field >= 0) & (votes > SEEN)] = -1
+    cost[(field >= 0) & (votes > (SEEN_OF_ONE if evidence.single else SEEN))] = -1
     inside = pieces == source
     edge = inside & ~ndimage.binary_erosion(inside)
     cost[inside & ~edge] = -1
@@ -125,6 +134,8 @@ def _holds(field: FloatArray, path: FloatArray, evidence: _Evidence) -> bool:
         return True
     if np.linalg.norm(path[gap[-1]] - path[gap[0]]) > LONGEST * evidence.size:
         return False
+    if evidence.single:
+        return True
     within = path[gap[0] : gap[-1] + 1]
     places = within * evidence.grid.cell + evidence.grid.origin
     if min(_density(cloud, places).min() for cloud in evidence.clouds) > MATTER * evidence.usual:

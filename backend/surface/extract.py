@@ -30,10 +30,13 @@ CRUMB = 0.01  # of the largest piece's volume
 STEPS = CAMERAS // VIEWS_PER_STEP + 4
 
 
-def extract_surface(gaussians: Gaussians, resolution: int = 128) -> Generator[Step, None, Mesh]:
+def extract_surface(
+    gaussians: Gaussians, resolution: int = 128, *, single: bool = False
+) -> Generator[Step, None, Mesh]:
     """A closed, outward-facing mesh without inner shells, in the Gaussians' own frame.
 
     resolution: samples along the longest side. The mesh has up to about 7 * resolution^2 faces; `simplify` comes next.
+    single: it is known that the Gaussians are of one object, so that its pieces belong together.
     Raises BadInput where the Gaussians have no surface (none, broken, transparent) or resolution is out of range.
     """
     if not 16 <= resolution <= 512:
@@ -65,7 +68,7 @@ def extract_surface(gaussians: Gaussians, resolution: int = 128) -> Generator[St
     yield Step(STEPS - 2, STEPS, "Finding the surface")
 
     field, oriented = surface_field(grid, oriented, votes)
-    field = bridged(without_cavities(field), votes, grid, oriented, (cloud, pressed))
+    field = bridged(without_cavities(field), votes, grid, oriented, (cloud, pressed), single)
     field = without_cavities(without_crumbs(field, CRUMB))
     yield Step(STEPS - 1, STEPS, "Finding the surface")
 
