@@ -133,7 +133,7 @@ def tiny_recipe(load_generator: Callable[[str], Any] = lambda device: TinyGenera
 TINY = tiny_recipe()
 
 
-def quick_surface(gaussians: Gaussians, faces: int) -> Generator[Step, None, Mesh]:
+def quick_surface(gaussians: Gaussians, faces: int, single: bool) -> Generator[Step, None, Mesh]:
     """In place of backend.pipeline._surface, where the test is not about it."""
     yield Step(1, 2, "Carving")
     yield Step(2, 2, "Carving")

@@ -129,7 +129,7 @@ def test_cancel_in_every_stage_leaves_whole_results(tmp_path: Path, stage: str) 
 def test_walking_away_closes_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
 
-    def surface(gaussians: Any, faces: int) -> Any:
+    def surface(gaussians: Any, faces: int, single: bool) -> Any:
         try:
             yield Step(1, 2)
             yield Step(2, 2)

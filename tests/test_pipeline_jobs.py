@@ -170,12 +170,25 @@ def test_three_posed_pictures_are_too_few(tmp_path: Path) -> None:
         run(tmp_path / "job", cameras=str(scene(tmp_path / "mine", views=3)))
 
 
+def test_only_what_was_imagined_is_known_to_be_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = []
+
+    def surface(gaussians: Any, faces: int, single: bool) -> Any:
+        known.append(single)
+        return stand_ins.quick_surface(gaussians, faces, single)
+
+    monkeypatch.setattr(backend.pipeline, "_surface", surface)
+    run(tmp_path / "made", prompt="a red ball")
+    run(tmp_path / "given", gaussians=str(tmp_path / "made" / "gaussians.ply"))
+    assert known == [True, False]
+
+
 def test_gaussians_keep_their_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def surface(gaussians: Any, faces: int) -> Any:
+    def surface(gaussians: Any, faces: int, single: bool) -> Any:
         seen.append(gaussians)
-        return stand_ins.quick_surface(gaussians, faces)
+        return stand_ins.quick_surface(gaussians, faces, single)
 
     monkeypatch.setattr(backend.pipeline, "_surface", surface)
     cloud = stand_ins.ball_gaussians()
