@@ -164,9 +164,14 @@ def test_failures_in_json(tmp_path: Path, tiny: Callable[..., tuple[int, str, st
 @pytest.mark.skipif(os.name != "posix", reason="a console's Ctrl-C cannot be sent to one process on Windows")
 def test_ctrl_c_is_clean(tmp_path: Path) -> None:
     arguments = ["generate", "--prompt", "slow mug", "--steps", "500", "--out", str(tmp_path / "job"), "--json"]
-    process = subprocess.Popen(
-        [*TINY, *arguments], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    # A shell's background jobs ignore Ctrl-C, and their children with them; those of one that handles it do not.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [*TINY, *arguments], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, earlier)
     assert process.stdout is not None
     while json.loads(process.stdout.readline()).get("step", 0) < 1:
         pass
