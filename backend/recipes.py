@@ -48,6 +48,7 @@ class Generation:
 
     pack: its weights; also: further packs that take part. load_untrained: the same generator with random weights, None
     where its own are always there. seconds: what it takes on two CPU cores, for the first estimate of the time left.
+    rerolls: it can make single views anew, to fit the others.
     """
 
     load: Callable[[str], ViewGenerator]
@@ -57,6 +58,7 @@ class Generation:
     seconds: float
     load_untrained: Callable[[str], ViewGenerator] | None = None
     also: tuple[str, ...] = ()
+    rerolls: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,9 +194,11 @@ def _published_recipe(
     )
 
 
-_STARTER_TEXT = Generation(_starter_generator, "dmv3d", steps=25, guidance=3.0, seconds=14.0)
+_STARTER_TEXT = Generation(_starter_generator, "dmv3d", steps=25, guidance=3.0, seconds=14.0, rerolls=True)
 # What a picture shows is told to the model in a word as well; more than told, it would outshout the picture.
-_STARTER_PICTURE = Generation(_starter_generator, "dmv3d", steps=25, guidance=1.0, seconds=8.0, also=("reader",))
+_STARTER_PICTURE = Generation(
+    _starter_generator, "dmv3d", steps=25, guidance=1.0, seconds=8.0, also=("reader",), rerolls=True
+)
 
 RECIPES: dict[str, Recipe] = {
     "starter": Recipe(

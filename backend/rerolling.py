@@ -15,8 +15,6 @@ from backend.models import Models
 from backend.recipes import Recipe, find_recipe
 from backend.request import Request
 
-CAN_REROLL = frozenset({"starter"})  # the recipes whose generators can
-
 
 def reroll_views(
     folder: Path | str, anew: Sequence[int], seed: int, models: Models, device: str
@@ -37,7 +35,8 @@ def reroll_views(
         raise BadInput("To go by, at least one view has to stay.", "Make all views anew instead.")
     request = Request.from_json(job.read_json(REQUEST))
     recipe = find_recipe(request.recipe)
-    if recipe.name not in CAN_REROLL or request.source not in ("prompt", "image"):
+    way = {"prompt": recipe.from_text, "image": recipe.from_picture}.get(request.source or "")
+    if way is None or not way.rerolls:
         raise BadInput(
             "Single views are made anew only by the starter, of words or a picture.", "Make all views anew instead."
         )

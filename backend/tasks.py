@@ -151,8 +151,6 @@ def _named(folder: str) -> None:
 
 def describe(recipe: Recipe) -> dict[str, Any]:
     """A recipe as `initialize` tells of it."""
-    from backend.rerolling import CAN_REROLL
-
     ways = {"from_text": recipe.from_text, "from_picture": recipe.from_picture}
     needs = {
         source: None if way is None else list(dict.fromkeys([way.pack, *way.also, recipe.pack]))
@@ -164,7 +162,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
         "title": recipe.title,
         **needs,
         "least_views": recipe.view_count,
-        "rerolls": recipe.name in CAN_REROLL,
+        "rerolls": any(way is not None and way.rerolls for way in ways.values()),
         "missing": [name for name in everything if not _is_here(name)],
     }
 

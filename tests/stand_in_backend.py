@@ -40,7 +40,7 @@ def _reconstructor(device: str) -> object:
 
 if __name__ == "__main__":
     starter = recipes.RECIPES["starter"]
-    generation = recipes.Generation(_generator, "dmv3d", steps=5, guidance=3.0, seconds=1.0)
+    generation = recipes.Generation(_generator, "dmv3d", steps=5, guidance=3.0, seconds=1.0, rerolls=True)
     recipes.RECIPES["starter"] = replace(
         starter, from_text=generation, from_picture=generation, load_reconstructor=_reconstructor, view_size=32
     )

@@ -95,7 +95,9 @@ def test_what_makes_no_sense_is_a_sentence(job: Path, anew: list[int], words: st
 
 
 def test_recipes_that_cannot_say_so(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(recipes.RECIPES, "starter", replace(stand_ins.TINY, name="other"))
+    assert stand_ins.TINY.from_text is not None
+    only_all = replace(stand_ins.TINY, from_text=replace(stand_ins.TINY.from_text, rerolls=False))
+    monkeypatch.setitem(recipes.RECIPES, "starter", only_all)
     with pytest.raises(BadInput, match="only by the starter"):
         rerolled(job, [1])
 

@@ -132,7 +132,7 @@ def present(server: Client) -> bool:
     return next(pack for pack in packs if pack["name"] == "lgm-big")["present"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="uses env")
+@pytest.mark.skipif(os.name != "posix", reason="the server is started through the command env")
 def test_weights_come_after_a_yes_with_progress_and_go_on_after_a_cancel(
     server: Client, hub: Path, tmp_path: Path
 ) -> None:
@@ -164,7 +164,7 @@ def test_weights_come_after_a_yes_with_progress_and_go_on_after_a_cancel(
     assert all("lgm-big" in entry["message"] for entry in progress)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="uses env")
+@pytest.mark.skipif(os.name != "posix", reason="the server is started through the command env")
 def test_refusals_and_imports(server: Client, hub: Path, tmp_path: Path) -> None:
     shutil.move(hub / LGM, tmp_path / LGM)
     answer = server.call("weights.download", name="lgm-big", accept=True)

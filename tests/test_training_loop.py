@@ -98,7 +98,7 @@ def test_an_exported_run_loads_as_a_generator(tmp_path: Path) -> None:
     export(tmp_path, tmp_path / "dmv3d.safetensors")
     generator = Dmv3dGenerator.load(tmp_path / "dmv3d.safetensors")
     assert generator.image_size == 2 * 32
-    assert generator.unknown_words("a red wyvern") == ["wyvern"]
+    assert generator.vocabulary.encode("a red wyvern").unknown == ["wyvern"]
     _, card = load_checkpoint(tmp_path / "dmv3d.safetensors")
     assert (card["steps"], card["minutes"], card["seed"]) == (7, 2.0, 3)
     with pytest.raises(BadInput, match="no training run"):

@@ -78,17 +78,9 @@ def _as_pictured(example: WorldObject, camera: Cameras) -> np.ndarray:
     return example.placed(0.0, scale, shift)
 
 
-def _render_pictured(
-    rows: list[np.ndarray], cameras: list[Cameras], lights: list[np.ndarray], bare: Tensor | None = None
-) -> Tensor:
-    """[B, 4, S, S]: each scene's first view as a picture may show it, lit. bare: those without light, if known."""
-    chosen = [i for i, light in enumerate(lights) if bare is None or light[3] < 1]
-    pictures = torch.empty(len(rows), 4, cameras[0].height, cameras[0].width) if bare is None else bare.clone()
-    if chosen:
-        first = [cameras[i][:1] for i in chosen]
-        shaded, _ = render_batch([rows[i] for i in chosen], first, np.stack([lights[i] for i in chosen]))
-        pictures[chosen] = shaded[:, 0]
-    return pictures
+def _render_pictured(rows: list[np.ndarray], cameras: list[Cameras], lights: list[np.ndarray]) -> Tensor:
+    """[B, 4, S, S]: each scene's first view as a picture may show it, lit."""
+    return render_batch(rows, [views[:1] for views in cameras], np.stack(lights))[0][:, 0]
 
 
 def _misjudged(rng: np.random.Generator, views: Cameras, azimuth: float, elevation: float) -> Cameras:
@@ -172,9 +164,7 @@ def dmv3d_batch(
     lit = rgba[:, 0].clone()
     if any(clean):
         which = [i for i, flag in enumerate(clean) if flag]
-        lit[which] = _render_pictured(
-            [rows[i] for i in which], [cameras[i] for i in which], [lights[i] for i in which], rgba[which, 0]
-        )
+        lit[which] = _render_pictured([rows[i] for i in which], [cameras[i] for i in which], [lights[i] for i in which])
     supervision = _supervise(rng, rows, cameras, rays, points)
     return Dmv3dBatch(rgba, lit, torch.tensor(clean), kinds, captions, told, supervision)
 

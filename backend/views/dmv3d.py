@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -66,6 +67,10 @@ class Dmv3dGenerator:
         self.device = device
         self._load_reader = reader
 
+    @cached_property
+    def _reader(self) -> StarterPictureReader | None:
+        return self._load_reader() if self._load_reader is not None else None
+
     @classmethod
     def load(cls, path: Path | None = None, device: str = "cpu") -> Dmv3dGenerator:
         """Reads a checkpoint, by default the starter pack's, and for pictures `reader.safetensors` beside it. Raises
@@ -80,10 +85,6 @@ class Dmv3dGenerator:
     @property
     def image_size(self) -> int:
         return 2 * self.network.config.image_size
-
-    def unknown_words(self, prompt: str) -> list[str]:
-        """The words of a prompt that mean nothing to this model."""
-        return self.vocabulary.encode(prompt).unknown
 
     def notes(self, prompt: str | None, image: Tensor | None) -> list[str]:
         """What of a prompt is ignored (see `check_prompt`), and whether the picture shows anything that is known."""
@@ -107,9 +108,9 @@ class Dmv3dGenerator:
         if tuple(picture.shape) != (4, self.image_size, self.image_size):
             wanted = f"[4, {self.image_size}, {self.image_size}]"
             raise BadInput(f"The picture must be {wanted}, not {tuple(picture.shape)}.")
-        if self._load_reader is None:
+        if self._reader is None:
             return Reading(None, 0.0, 0.0, ELEVATION)
-        return self._load_reader().read(self._small(picture))
+        return self._reader.read(self._small(picture))
 
     def _small(self, picture: Tensor) -> Tensor:
         return resize(picture, self.network.config.image_size, self.network.config.image_size)
