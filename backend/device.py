@@ -99,13 +99,36 @@ def cpu_count() -> int:
 
 def memory_bytes() -> int | None:
     """The machine's memory, or the container's share of it where there is one; None where it cannot be told."""
-    total = _windows_memory() if sys.platform == "win32" else _posix_memory()
+    total = (_windows_memory() or (None,))[0] if sys.platform == "win32" else _posix_memory()
     try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            limit = int(file.read())
+        limit = int(_cgroup("memory.max"))
         return min(limit, total) if total else limit
     except (OSError, ValueError):
         return total
+
+
+def available_bytes() -> int | None:
+    """How much of the machine's or the container's memory, and of its swap, programs could still take; None where it
+    cannot be told (on macOS, which swaps and compresses as it likes)."""
+    if sys.platform == "win32":
+        return (_windows_memory() or (None, None))[1]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        free = sum(int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree") if name in lines)
+    except (OSError, ValueError):
+        return None
+    try:
+        limit, used = (int(_cgroup(name)) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in _cgroup("memory.stat").splitlines())
+        return min(free, max(0, limit - used + int(statistics.get("inactive_file", 0))))  # files' pages are given up
+    except (OSError, ValueError):
+        return free
+
+
+def _cgroup(name: str) -> str:
+    with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
+        return file.read()
 
 
 def _posix_memory() -> int | None:
@@ -115,7 +138,8 @@ def _posix_memory() -> int | None:
         return None
 
 
-def _windows_memory() -> int | None:
+def _windows_memory() -> tuple[int, int] | None:
+    """All of it, and what programs could still take, the page file included."""
     import ctypes
 
     class Status(ctypes.Structure):
@@ -130,4 +154,4 @@ def _windows_memory() -> int | None:
     status.length = ctypes.sizeof(Status)
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
         return None
-    return int(status.total)
+    return int(status.total), int(status.page_free)

@@ -79,7 +79,8 @@ class Zero123Plus(nn.Module):
     def states(self, clip_pixels: Tensor) -> Tensor:
         """[2, 77, C]: the empty prompt, and it with the picture's embedding added to each token by the ramp."""
         embedding = self.vision_encoder(clip_pixels.to(self.vision_encoder.dtype)).image_embeds.float()
-        return torch.cat([self.empty_prompt, self.empty_prompt + embedding[:, None] * self.ramp[:, None]])
+        empty, ramp = self.empty_prompt.to(embedding), self.ramp.to(embedding)
+        return torch.cat([empty, empty + embedding[:, None] * ramp[:, None]])
 
     def encode(self, pixels: Tensor, draw: Draw) -> Tensor:
         """A latent of a picture, drawn from what the encoder says of it. It is not scaled by the VAE's factor: the

@@ -18,10 +18,12 @@ from backend.datatypes import Step, Views
 from backend.device import inference_dtype
 from backend.errors import BadInput
 from backend.formats.images import resize
+from backend.memory import NEEDS
 from backend.views.generated import cut_from_background, cut_from_white, latent_preview
 from backend.views.mvdream_loading import load_pipeline
 from backend.views.mvdream_pipeline import MOST_STEPS, VIEWS, MultiViewPipeline
 from backend.views.picture import object_bounds
+from backend.views.residence import Residence
 
 RADIUS, FOV_DEGREES = 2.46, 49.1
 ELEVATION = 0.0  # of all four views
@@ -33,7 +35,6 @@ NEGATIVE_PROMPT = (
     "ugly, blurry, pixelated obscure, unnatural colors, poor lighting, dull, unclear, cropped, lowres, low quality, "
     "artifacts, duplicate"
 )
-_ROOM = 6 * 2**30  # bytes free on a GPU from which all parts stay there
 
 
 class MultiViewGenerator:
@@ -47,10 +48,10 @@ class MultiViewGenerator:
         if device == "cuda":  # where convolutions are quicker so; a CPU gains nothing and sums more coarsely
             for module in (pipeline.unet, pipeline.vae):
                 module.to(memory_format=torch.channels_last)
-        if device == "cuda" and torch.cuda.mem_get_info()[0] < _ROOM:
-            pipeline.enable_model_cpu_offload()
-        else:
-            pipeline.to(device)
+        pipeline.home = torch.device(device)
+        modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+        need = NEEDS["imagedream" if pipeline.pictured else "mvdream"]
+        self.residence = Residence(modules, device, need.working_bytes(pipeline.unet.dtype.itemsize))
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu", pictured: bool | None = None) -> MultiViewGenerator:
@@ -88,6 +89,7 @@ class MultiViewGenerator:
         positive above. Yields a Step with a preview after each denoising step; cancelled by closing. Raises BadInput.
         """
         self._check(prompt, image, steps)
+        self.residence.enter()
         size = self.pipeline.size
         rgb = None if image is None else image[:3] * image[3:] + (1 - image[3:])
         walk = self.pipeline.walk(

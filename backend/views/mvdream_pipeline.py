@@ -50,6 +50,7 @@ class MultiViewPipeline(DiffusionPipeline):
     scheduler: Any
     image_encoder: Any
     feature_extractor: Any
+    home: torch.device | None = None  # where it computes, if its parts are brought there by something else
 
     def __init__(
         self,
@@ -67,6 +68,10 @@ class MultiViewPipeline(DiffusionPipeline):
             image_encoder=image_encoder, feature_extractor=feature_extractor,
         )  # fmt: skip
         self.scale = 2 ** (len(self.vae.config["block_out_channels"]) - 1)  # pixels a latent
+
+    @property
+    def _execution_device(self) -> torch.device:
+        return self.home or super()._execution_device
 
     @property
     def pictured(self) -> bool:

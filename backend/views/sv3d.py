@@ -18,8 +18,10 @@ from backend.cameras import orbit
 from backend.datatypes import Step, Views
 from backend.device import inference_dtype
 from backend.errors import BadInput
+from backend.memory import NEEDS
 from backend.views.folders import check_libraries
 from backend.views.generated import checked_picture, cut_from_white, filling_radius, latent_preview
+from backend.views.residence import Residence
 
 if TYPE_CHECKING:
     from backend.nets.sv3d import Sv3d
@@ -72,7 +74,10 @@ class Sv3dGenerator:
     ) -> None:
         if model.variant == "u" and way.azimuths != EVEN.azimuths:
             raise BadInput("These are the weights of sv3d_u, which makes even rings only.", "Get those of sv3d_p.")
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
+        parts = {name: getattr(model, name) for name in ("vision_encoder", "unet", "vae")}
+        working = NEEDS[f"sv3d-{model.variant}"].working_bytes(model.unet.dtype.itemsize)
+        self.residence = Residence(parts, device, working)
         self.way, self.fov_degrees, self.size, self.device = way, fov_degrees, size, device
         self.radius = radius or filling_radius(fov_degrees, FRACTION)
 
@@ -85,7 +90,7 @@ class Sv3dGenerator:
         check_libraries()
         from backend.views.sv3d_file import load_sv3d
 
-        return cls(load_sv3d(path, device, inference_dtype(device, torch.float16)), way, device=device, **options)
+        return cls(load_sv3d(path, inference_dtype(device, torch.float16)), way, device=device, **options)
 
     @classmethod
     def untrained(cls, way: Way = EVEN, seed: int = 0, device: str = "cpu", **options: Any) -> Sv3dGenerator:
@@ -129,6 +134,7 @@ class Sv3dGenerator:
             raise BadInput("SV3D needs two steps or more.", "Ask for more steps; 50 are usual.")
         from backend.nets.sv3d import guidance_scales, noise_levels
 
+        self.residence.enter()
         chance = torch.Generator().manual_seed(seed)
 
         def draw(shape: tuple[int, ...]) -> Tensor:

@@ -50,9 +50,9 @@ def empty_networks(path: Path) -> dict[str, nn.Module]:
     return networks
 
 
-def load_sv3d(path: Path, device: str, dtype: torch.dtype) -> Sv3d:
-    """The model on a device. The U-Net and the picture encoder become `dtype`; the autoencoder stays float32, as it
-    does in the released code. Raises MissingWeights."""
+def load_sv3d(path: Path, dtype: torch.dtype) -> Sv3d:
+    """The model in the machine's memory. The U-Net and the picture encoder become `dtype`; the autoencoder stays
+    float32, as it does in the released code. Raises MissingWeights."""
     networks = empty_networks(path)
     kinds = {"unet": dtype, "vision_encoder": dtype, "vae": torch.float32}
     states: dict[str, dict[str, torch.Tensor]] = {component: {} for component in networks}
@@ -60,7 +60,7 @@ def load_sv3d(path: Path, device: str, dtype: torch.dtype) -> Sv3d:
     found = places(networks)
     for at, place in found.items():
         by_key.setdefault(place.key, []).append(at)
-    with _opened(path, device) as file:
+    with _opened(path) as file:
         for key, users in by_key.items():
             stored = file.get_tensor(key)
             for component, name in users:
@@ -68,7 +68,7 @@ def load_sv3d(path: Path, device: str, dtype: torch.dtype) -> Sv3d:
                 states[component][name] = taken.to(kinds[component], copy=True).contiguous()
     for component, network in networks.items():
         network.load_state_dict(states[component], assign=True)
-    return Sv3d(**networks).to(device)
+    return Sv3d(**networks)
 
 
 def save_sv3d(path: Path, networks: Mapping[str, nn.Module], config: Mapping[str, Any]) -> None:
@@ -86,9 +86,9 @@ def _cure(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, device: str) -> Any:
+def _opened(path: Path) -> Any:
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise MissingWeights(f"The weights {path.name} are damaged ({path.parent}).", _cure(path)) from error

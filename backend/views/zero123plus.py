@@ -20,6 +20,7 @@ from backend.cameras import orbit
 from backend.datatypes import Step, Views
 from backend.device import inference_dtype
 from backend.errors import MissingWeights
+from backend.memory import NEEDS
 from backend.views.folders import (
     DIFFUSERS,
     INDEX,
@@ -31,6 +32,7 @@ from backend.views.folders import (
     weights_file,
 )
 from backend.views.generated import checked_picture, cut_from_background, cut_from_white, filling_radius, latent_preview
+from backend.views.residence import Residence
 from backend.weights import check_fit, load_network, read_shapes
 
 if TYPE_CHECKING:
@@ -118,7 +120,10 @@ class Zero123PlusGenerator:
         object_fraction: float | None = None,
         device: str = "cpu",
     ) -> None:
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
+        parts = {name: getattr(model, name) for name in ("vision_encoder", "unet", "vae")}
+        working = NEEDS[f"zero123plus-{version.name}"].working_bytes(model.unet.dtype.itemsize)
+        self.residence = Residence(parts, device, working)
         if device != "mps":  # whose kernels do not know the layout
             for network in (model.unet, model.vae):
                 network.to(memory_format=torch.channels_last)
@@ -223,6 +228,7 @@ class Zero123PlusGenerator:
         Raises BadInput without a picture, or where it is no prepared one.
         """
         image = checked_picture(image, "Zero123++")
+        self.residence.enter()
         chance = torch.Generator().manual_seed(seed)
 
         def draw(shape: tuple[int, ...]) -> Tensor:
