@@ -81,7 +81,7 @@ class Residence:
         for hook in self._hooks:
             hook.remove()
         for name, part in self.parts.items():
-            if self.way == WHOLE or name == self._present and not self._stays(name):
+            if self.way == WHOLE or (name == self._present and not self._stays(name)):
                 self._move(part, "cpu")
         self._hooks, self._present, self.way = [], None, None
         give_back()
