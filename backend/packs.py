@@ -138,6 +138,13 @@ class Published:
 RECORD = "weights.json"
 _DIFFUSERS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors")
 _OLDER_DIFFUSERS = (*_DIFFUSERS, "*/diffusion_pytorch_model*.bin", "*/pytorch_model*.bin")  # pickles where no other
+# Of half precision alone: everything is there in float32 too, and in the formats of other libraries.
+_HALF_SDXL = (
+    "model_index.json", "scheduler/scheduler_config.json", "tokenizer/*", "tokenizer_2/*",
+    *(f"{part}/config.json" for part in ("text_encoder", "text_encoder_2", "unet", "vae")),
+    "text_encoder/model.fp16.safetensors", "text_encoder_2/model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors",
+)  # fmt: skip
 _NO_LICENCE = "Whatever the authors do not allow: where no licence is stated, no right to use or pass on is given."
 _NON_COMMERCIAL = "Commercial use, of the weights and of what is made with them."
 PUBLISHED: dict[str, Published] = {
@@ -173,6 +180,12 @@ PUBLISHED: dict[str, Published] = {
             "imagedream", "ImageDream: a picture to four views", "ashawkey/imagedream-ipmv-diffusers", _DIFFUSERS,
             3_995_000_000, "not stated", _NO_LICENCE, ("the licence", "the files' names", "the size"),
             model="imagedream",
+        ),
+        Published(
+            "sdxl", "Stable Diffusion XL: words to the picture that other generators see",
+            "stabilityai/stable-diffusion-xl-base-1.0", _HALF_SDXL, 6_940_000_000, "CreativeML Open RAIL++-M",
+            "Uses that do harm or break the law, as its attachment A lists them; who passes the weights on passes "
+            "these limits on too. Commercial use is not forbidden.", ("the size",), model="sdxl",
         ),
         Published(
             "zero123plus-v1.1", "Zero123++ v1.1: a picture to six views", "sudo-ai/zero123plus-v1.1", _OLDER_DIFFUSERS,

@@ -26,7 +26,7 @@ from backend.nets.lgm import Lgm, LgmConfig
 from backend.views.folders import check_libraries
 from backend.weights import check_fit, read_config, read_shapes, save_checkpoint, sha256_of
 
-MODELS = ("lgm", "grm", "geolrm", "mvdream", "imagedream", "zero123plus", "zero123plus-unet", "sv3d")
+MODELS = ("lgm", "grm", "geolrm", "mvdream", "imagedream", "zero123plus", "zero123plus-unet", "sv3d", "sdxl")
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
 
@@ -96,6 +96,12 @@ def check(model: str, path: Path) -> None:
         from backend.views.zero123plus import check_folder as check_zero123plus
 
         check_zero123plus(path.parent)
+        return
+    if model == "sdxl":
+        check_libraries()
+        from backend.views.text_to_image_loading import check_folder as check_sdxl
+
+        check_sdxl(path.parent)
         return
     if model == "sv3d":
         check_libraries()
