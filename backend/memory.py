@@ -85,6 +85,11 @@ def check_weights_fit(title: str, need: Need | None, itemsize: int, free: int | 
     )
 
 
+def shares_memory(device: str) -> bool:
+    """Whether a device computes in the machine's own memory."""
+    return device in ("cpu", "mps")
+
+
 def free_memory(device: str) -> int | None:
     """Bytes that a model on this device could take now: of the graphics card, or of the machine; None where that
     cannot be told, and for Apple's GPUs, which share the machine's memory."""

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import torch
 
-from backend.clock import Clock
+from backend.clock import Clock, Work
 from backend.datatypes import Gaussians, Mesh, Step, TexturedMesh
 from backend.device import pick_device
-from backend.errors import BadInput, Cancelled, OutOfMemory
+from backend.errors import BadInput, Cancelled
 from backend.events import Done, Event, Preview, Progress, Warned
 from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from backend.formats.images import write_png
@@ -21,6 +21,7 @@ from backend.formats.transforms_json import write_transforms
 from backend.formats.whole_file import whole_file
 from backend.generating import begin_views, check_weights, untrained_notes
 from backend.jobfolder import BASE_COLOR, GAUSSIANS, MESH_ARRAYS, MESH_GLB, PREVIEW, REQUEST, TRANSFORMS, JobFolder
+from backend.memory import is_out_of_memory, out_of_memory
 from backend.models import Models
 from backend.outside import load_job_views, load_posed_pictures
 from backend.recipes import Reconstructor, find_recipe
@@ -60,24 +61,8 @@ def run_job(
     except BaseException as error:  # also where the walk is given up: a folder without a result is no job
         job.folder.remove_if_empty()
         if is_out_of_memory(error):
-            raise _out_of_memory() from error
+            raise out_of_memory(job.device, job.clock.stage) from error
         raise
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory: torch says so in several ways."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    phrases = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
-
-
-def _out_of_memory() -> OutOfMemory:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return OutOfMemory(
-        "The memory was too small for this job.", "Close other programs, or ask for fewer faces or a smaller texture."
-    )
 
 
 class _Job:
@@ -99,10 +84,7 @@ class _Job:
         check_weights(self.request, self.recipe, plan)
         self.device = pick_device(self.device)
         stages = [stage for result in plan for stage in STAGES_OF[result]]
-        guesses = {stage: self.models.seconds.get(stage, self._first_guess(stage)) for stage in stages}
-        if self.request.refine_steps is not None and "reconstruct" in guesses:
-            guesses["reconstruct"] = _SECONDS_A_STEP * self.request.refine_steps
-        self.clock = Clock(guesses)
+        self.clock = Clock({stage: self._work(stage) for stage in stages}, self.models.timings)
         self.folder.create(keep=self._source_path())
         self.report.begin(plan, self.device)
 
@@ -112,16 +94,29 @@ class _Job:
             yield from self._make_gaussians()
         if "mesh" in plan:
             yield from self._make_mesh()
-        if self.request.refine_steps is None:  # what that takes says nothing of other jobs
-            self.models.seconds |= self.clock.seconds
+        for stage, spent in self.clock.seconds.items():
+            self.models.timings.learn(self.clock.work[stage], spent)
         self.report.write(self.clock.seconds, self.told)
         seconds = round(time.perf_counter() - self.clock.began, 3)
         yield Done(str(self.folder.path), self.folder.files(), list(self.told), seconds)
 
-    def _first_guess(self, stage: str) -> float:
-        if stage == "views" and self.request.cameras is None:
-            return self.recipe.generation(self.request.image is not None).seconds
-        return self.recipe.seconds[stage]
+    def _work(self, stage: str) -> Work:
+        """What the stage does, for the estimate of its time."""
+        request, recipe, guess = self.request, self.recipe, self.recipe.seconds[stage]
+        device = f"{self.device} untrained" if request.random_weights else self.device
+        if stage == "views":
+            if request.cameras is not None:
+                return Work(stage, ("pictures",), guess)
+            way, steps = recipe.generation(request.image is not None), request.steps
+            steps = way.steps if steps is None else steps
+            return Work(stage, (recipe.name, way.pack, device), way.seconds * steps / way.steps, steps, self.device)
+        if stage == "reconstruct":
+            if request.gaussians is not None:
+                return Work(stage, ("file",), guess)
+            if request.refine_steps is not None:
+                return Work(stage, ("refine",), _SECONDS_A_STEP * request.refine_steps, request.refine_steps)
+            return Work(stage, (recipe.name, recipe.pack, device), guess, device=self.device)
+        return Work(stage, (recipe.name,), guess)
 
     # -- what is to be made -------------------------------------------------------------------------------------------
 
@@ -245,7 +240,8 @@ class _Job:
             yield from self._warn(untrained_notes(self.request, self.recipe))
             notes = []
             if self.request.refine_steps is None:
-                gaussians = (yield from self._walk(self._network().reconstruct(views, notes))).to("cpu")
+                walk = self.models.trying("reconstruct", lambda: self._network().reconstruct(views, notes))
+                gaussians = (yield from self._walk(walk)).to("cpu")
             else:
                 refiner = self._refiner(self.request.refine_steps)
                 gaussians = yield from self._walk(refiner.reconstruct(views, notes))
@@ -281,6 +277,7 @@ class _Job:
 
     def _make_mesh(self) -> Events[None]:
         notes: list[str] = []
+        self.models.make_room_for_mesh()
         gaussians = read_gaussian_ply(self.folder / GAUSSIANS, notes)
         yield from self._warn(notes)
         self.report.sizes["gaussians"] = len(gaussians)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from backend.memory import LAYERS, TURNS, WHOLE, free_memory, give_back, placement, thriftier
+from backend.memory import LAYERS, TURNS, WHOLE, free_memory, give_back, placement, shares_memory, thriftier
 
 Move = Callable[[nn.Module, str], object]
 Fetch = Callable[[Tensor], Tensor]
@@ -49,7 +49,7 @@ class Residence:
     @property
     def apart(self) -> bool:
         """Whether the device has a memory of its own, beside the machine's."""
-        return self.device not in ("cpu", "mps")
+        return not shares_memory(self.device)
 
     def bytes(self) -> int:
         """Of all parts."""
