@@ -56,10 +56,15 @@ class Cameras:
 
 @dataclass(frozen=True)
 class Views:
-    """Posed pictures of one object. rgba: [V, 4, H, W] in [0, 1], straight alpha, sRGB."""
+    """Posed pictures of one object. rgba: [V, 4, H, W] in [0, 1], straight alpha, sRGB.
+
+    caption: the words that a generator made them of, empty where it had a picture alone; None of pictures that it did
+    not make.
+    """
 
     rgba: Tensor
     cameras: Cameras
+    caption: str | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.cameras), 4, self.cameras.height, self.cameras.width)
@@ -75,7 +80,7 @@ class Views:
         return rgb * alpha + (1.0 - alpha) * background
 
     def to(self, device: torch.device | str) -> Views:
-        return Views(self.rgba.to(device), self.cameras.to(device))
+        return replace(self, rgba=self.rgba.to(device), cameras=self.cameras.to(device))
 
 
 @dataclass(frozen=True)

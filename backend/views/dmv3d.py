@@ -112,6 +112,14 @@ class Dmv3dGenerator:
             return Reading(None, 0.0, 0.0, ELEVATION)
         return self._reader.read(self._small(picture))
 
+    def planes_of(self, views: Views, words: list[int]) -> Tensor:
+        """[1, 3, H, W, C]: the field that explains four clean views, told in words (`tokens` of the vocabulary)."""
+        small = self.network.config.image_size
+        pictures = torch.stack([to_signed(self._small(rgba)) for rgba in views.rgba]).to(self.device)
+        inputs = tuple(value.to(self.device) for value in camera_inputs(views.cameras.resized(small, small)))
+        no_noise = log_snr(torch.zeros(1)).to(self.device)
+        return self._clean_planes(pictures, inputs, no_noise, torch.tensor([words], device=self.device), True)
+
     def _small(self, picture: Tensor) -> Tensor:
         return resize(picture, self.network.config.image_size, self.network.config.image_size)
 
@@ -121,6 +129,13 @@ class Dmv3dGenerator:
         if reading is not None and reading.kind is not None and not self.vocabulary.kinds(tokens):
             tokens = self.vocabulary.encode(f"{reading.kind} {prompt or ''}").tokens
         return tokens if any(tokens) else self.vocabulary.no_text()
+
+    def words(self, caption: str, picture: Tensor) -> list[int] | None:
+        """The tokens of a caption, with the kind that the picture [4, H, W] shows where it names none; None where
+        neither says anything."""
+        reading = self._reader.read(self._small(picture)) if self._reader is not None else None
+        words = self._words(caption, reading)
+        return None if words == self.vocabulary.no_text() else words
 
     @torch.inference_mode()
     def generate(
