@@ -25,6 +25,7 @@ from backend.tasks import QUEUED, Tasks, describe
 from backend.wire import FAILED, INVALID_PARAMS, PROTOCOL, Call, Channel, WireError, parse, take_over_standard_streams
 
 _GRACE = 2.0  # seconds that a running job has to come to its next step once the client is gone
+_IDLE = 600.0  # seconds without a job after which the networks are let go of
 
 
 @dataclass
@@ -36,10 +37,11 @@ class _Job:
 
 
 class Server:
-    """Answers the calls of one client until its stdin ends or it says `shutdown`."""
+    """Answers the calls of one client until its stdin ends or it says `shutdown`. idle: seconds without a job after
+    which loaded networks are let go of."""
 
-    def __init__(self, channel: Channel, device: str = "auto") -> None:
-        self._channel, self._device = channel, device
+    def __init__(self, channel: Channel, device: str = "auto", idle: float = _IDLE) -> None:
+        self._channel, self._device, self._idle = channel, device, idle
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._quick: queue.Queue[Call] = queue.Queue()
         self._known: dict[str, _Job] = {}
@@ -50,7 +52,7 @@ class Server:
         """Serve; returns when the client is gone and the running job has stopped."""
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         threading.Thread(target=self._answer_quick, name="quick", daemon=True).start()
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next_job()) is not None:
             self._run_job(job)
         # What was asked before the end of stdin is still answered, so that the server can be used in a shell's pipe.
         end = time.monotonic() + _GRACE
@@ -118,6 +120,18 @@ class Server:
         self._jobs.put(None)
         time.sleep(2 * _GRACE if self._quick.unfinished_tasks else _GRACE)
         leave_now()
+
+    def _next_job(self) -> _Job | None:
+        """Waits for it; a GPU's memory is given back at once, the machine's after a while."""
+        for wait, give_up in ((0.0, self._tasks.rest), (self._idle, self._tasks.release)):
+            try:
+                return self._jobs.get(timeout=wait) if wait else self._jobs.get_nowait()
+            except queue.Empty:
+                try:
+                    give_up()
+                except Exception:  # nobody waits for an answer that could tell of it
+                    traceback.print_exc(file=sys.stderr)
+        return self._jobs.get()
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 

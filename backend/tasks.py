@@ -28,6 +28,16 @@ class Tasks:
         self._channel, self._device = channel, device
         self._models: Models | None = None
 
+    def rest(self) -> None:
+        """No job is waiting: leave a GPU's memory to others."""
+        if self._models is not None:
+            self._models.rest()
+
+    def release(self) -> None:
+        """There was no job for long: let go of all networks."""
+        if self._models is not None:
+            self._models.release()
+
     def perform(self, method: str, name: str, params: dict[str, Any], stop: Callable[[], bool]) -> dict[str, Any]:
         """One of QUEUED; the answer. name: the job's, for its notifications. stop: asked now and then.
 
