@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backend import __version__, weights_command
 from backend.errors import BadInput, SplatsmithError
 from backend.recipes import RECIPES
+from backend.request import RESULTS
 
 if TYPE_CHECKING:
     from backend.editing import EditedViews
@@ -64,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_source(generate)
     _add_job(generate, mesh=True, sampling=True)
     _add_random_weights(generate)
-    generate.add_argument("--from-stage", choices=("views", "gaussians", "mesh"), help="go on in an existing folder")
-    generate.add_argument("--to-stage", choices=("views", "gaussians", "mesh"), help="stop after this result")
+    generate.add_argument("--from-stage", choices=RESULTS, help="go on in an existing folder")
+    generate.add_argument("--to-stage", choices=RESULTS, help="stop after this result")
 
     views = _command(commands, "views", "text or a picture to views only", _views)
     _add_source(views)

@@ -106,7 +106,7 @@ class _Bar:
             self._write(f"Note: {event.message}")
         elif isinstance(event, Done):
             self.close()
-            for name in ("mesh_glb", "gaussians", "transforms"):
+            for name in ("mesh_glb", "gaussians", "transforms", "picture"):
                 if name in event.files:
                     print(event.files[name])
             print(f"Done in {event.seconds:.1f} s: {event.folder}", file=sys.stderr)

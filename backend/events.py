@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-STAGES = ("views", "reconstruct", "surface", "texture", "export")
+STAGES = ("picture", "views", "reconstruct", "surface", "texture", "export")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class Preview:
-    """A file worth showing now. kind: "views" (a .png of the views side by side) or "mesh" (mesh.npz)."""
+    """A file worth showing now. kind: "picture" (a .png of what words became, as a generator of views will see it),
+    "views" (a .png of the views side by side) or "mesh" (mesh.npz)."""
 
     kind: str
     path: str

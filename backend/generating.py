@@ -1,10 +1,14 @@
-"""The first stage of a job that begins with words or a picture: the recipe's generator, ready to be walked."""
+"""The first stages of a job that begins with words or a picture: the recipe's networks, ready to be walked."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
+
+from torch import Tensor
 
 from backend.datatypes import Step, Views
+from backend.errors import BadInput
 from backend.models import Models
 from backend.packs import PUBLISHED
 from backend.recipes import Recipe
@@ -12,6 +16,8 @@ from backend.report import Report
 from backend.request import Request
 from backend.views.picture import load_picture, prepare_picture
 from backend.weights import missing_weights
+
+_SHOWN_SIDE, _SHOWN_FRACTION = 512, 0.9  # generators differ; this is for looking at
 
 
 def untrained_notes(request: Request, recipe: Recipe) -> list[str]:
@@ -23,6 +29,8 @@ def untrained_notes(request: Request, recipe: Recipe) -> list[str]:
 def check_weights(request: Request, recipe: Recipe, plan: list[str]) -> None:
     """Before anything is spent on a job: whether all weights are there that it surely needs. Raises MissingWeights."""
     packs = []
+    if "picture" in plan and recipe.picture_making is not None:
+        packs.append(recipe.picture_making.pack)
     if "views" in plan and request.cameras is None:
         packs.append(recipe.generation(request.image is not None).pack)
     if "gaussians" in plan and request.gaussians is None and request.refine_steps is None:
@@ -32,10 +40,45 @@ def check_weights(request: Request, recipe: Recipe, plan: list[str]) -> None:
         raise missing_weights(*missing)
 
 
-def begin_views(
+def begin_picture(
     request: Request, recipe: Recipe, models: Models, report: Report, device: str
+) -> tuple[Generator[Step, None, Tensor], list[str]]:
+    """The walk that makes a picture [3, S, S] of the words, and what the user should know before it begins.
+
+    Raises MissingWeights, and BadInput where the recipe needs no such picture.
+    """
+    making, prompt = recipe.picture_making, request.prompt
+    if making is None or prompt is None:
+        raise BadInput(f"The recipe '{recipe.name}' makes no picture of words.", "Begin with the views.")
+    maker = models.picture_maker(making, device, bool(request.random_weights))
+    if not request.random_weights:
+        report.use_pack(making.pack)
+    steps, guidance = making.steps, making.guidance
+    report.picture = {
+        "model": making.pack, "wording": maker.wording(prompt), "seed": request.seed, "steps": steps,
+        "guidance": guidance,
+    }  # fmt: skip
+
+    def walk() -> Generator[Step, None, Tensor]:
+        return maker.generate(prompt, seed=request.seed, steps=steps, guidance=guidance)
+
+    return models.trying("views", walk), untrained_notes(request, recipe) + maker.notes(prompt)
+
+
+def shown_as_seen(path: Path) -> tuple[Tensor, list[str]]:
+    """[4, S, S]: a picture that was made of words as a generator of views will see it, and what is doubtful about it;
+    as it is where no generator could see an object in it."""
+    try:
+        return _prepared(path, _SHOWN_SIDE, _SHOWN_FRACTION, imagined=True)
+    except BadInput as error:
+        return load_picture(path).rgba, [f"{error.message} {error.fix}"]
+
+
+def begin_views(
+    request: Request, recipe: Recipe, models: Models, report: Report, device: str, imagined: Path | None = None
 ) -> tuple[Generator[Step, None, Views], list[str]]:
-    """The walk that makes the views, and what the user should know before it begins.
+    """The walk that makes the views, and what the user should know before it begins. imagined: the picture that the
+    words became, for a generator that sees pictures alone.
 
     Raises MissingWeights, and BadInput where the recipe takes no such source, or where picture or prompt say nothing.
     """
@@ -49,13 +92,24 @@ def begin_views(
     guidance = request.guidance if request.guidance is not None else generation.guidance
     report.sampling = {"steps": steps, "guidance": guidance}
     notes, image = untrained_notes(request, recipe), None
-    if request.image is not None:
-        picture = load_picture(request.image)
-        image, more = prepare_picture(picture, generator.image_size, generator.object_fraction)
+    source = imagined or (Path(request.image) if request.image is not None else None)
+    prompt = request.prompt if imagined is None else None  # its words are in the picture
+    if source is not None:
+        image, more = _prepared(source, generator.image_size, generator.object_fraction, imagined is not None)
         notes += more
-    notes += generator.notes(request.prompt, image)
+    notes += generator.notes(prompt, image)
 
     def walk() -> Generator[Step, None, Views]:
-        return generator.generate(request.prompt, image, seed=request.seed, steps=steps, guidance=guidance)
+        return generator.generate(prompt, image, seed=request.seed, steps=steps, guidance=guidance)
 
     return models.trying("views", walk), notes
+
+
+def _prepared(path: Path, size: int, object_fraction: float, imagined: bool) -> tuple[Tensor, list[str]]:
+    try:
+        return prepare_picture(load_picture(path), size, object_fraction)
+    except BadInput as error:
+        if not imagined:
+            raise
+        message = error.message.replace("The picture", "The picture that the words became", 1)
+        raise BadInput(message, "Try another seed or other words, or use a picture of yours.") from error

@@ -24,10 +24,13 @@ MESH_FORMATS: dict[str, tuple[str, ...]] = {
 }
 _FURTHER = tuple(name for names in MESH_FORMATS.values() for name in names)
 PREVIEW = "views_preview.png"  # the views side by side, also while they are being made
+# What words were made into for a generator that sees pictures alone, and how such a generator will see it.
+PICTURE, PICTURE_PREVIEW = "imagined.png", "imagined_preview.png"
 _VIEW_NAME = re.compile(r"\d{3,4}\.png")
 # What is removed when a result is made anew: what was made from the old one, so that no folder shows a mixture. The
 # views' cameras go first and come back last: without them there are no views.
 _OUTDATED: dict[str, tuple[str, ...]] = {
+    "picture": (TRANSFORMS, GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, *_FURTHER, REPORT),
     "views": (TRANSFORMS, GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, *_FURTHER, REPORT),
     "gaussians": (MESH_ARRAYS, MESH_GLB, BASE_COLOR, *_FURTHER, REPORT),
     "mesh": (*_FURTHER, REPORT),
@@ -71,7 +74,7 @@ class JobFolder:
             raise BadInput("The path of the output folder makes no sense.", "Choose another folder.") from error
 
     def _refuse_foreign(self, keep: Path | None) -> None:
-        names = (TRANSFORMS, GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, *_FURTHER, REPORT)
+        names = (PICTURE, TRANSFORMS, GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, *_FURTHER, REPORT)
         found = [name for name in names if (self / name).exists() and (self / name) != keep]
         found += [f"views/{view.name}" for view in self._view_files()]
         if found:
@@ -95,16 +98,17 @@ class JobFolder:
         return [self / file for file in MESH_FORMATS[name]]
 
     def has(self, result: str) -> bool:
-        """Whether a result ("views", "gaussians", "mesh") is there."""
-        name = {"views": TRANSFORMS, "gaussians": GAUSSIANS, "mesh": MESH_ARRAYS}[result]
+        """Whether a result ("picture", "views", "gaussians", "mesh") is there."""
+        name = {"picture": PICTURE, "views": TRANSFORMS, "gaussians": GAUSSIANS, "mesh": MESH_ARRAYS}[result]
         return (self / name).is_file()
 
-    def begin_result(self, result: str, keep: Path | None = None) -> None:
+    def begin_result(self, result: str, keep: Path | None = None, first: bool = True) -> None:
         """Call it when `result` is about to be renamed into place: removes what it outdates, but not `keep`.
 
-        Views that were there are kept aside, and can be brought back until a mesh is made.
+        first: whether it is the first that this job makes. Then a picture and views that were there are kept aside, and
+        can be brought back until a mesh is made.
         """
-        if result == "views" and self.is_job and self.has("views"):
+        if result in ("picture", "views") and self.is_job and first and (self.has("picture") or self.has("views")):
             self.keep_views()
         elif result == "mesh":
             earlier.forget(self.path)
@@ -112,19 +116,21 @@ class JobFolder:
             for name in _OUTDATED[result]:
                 if (self / name) != keep:
                     (self / name).unlink(missing_ok=True)
+        if result == "picture":
+            self.drop_extra_views(0)
 
     def keep_views(self) -> None:
-        """Put copies of the views aside and move there what was made from them. Raises BadInput."""
+        """Put copies of picture and views aside and move there what was made from them. Raises BadInput."""
         views = [f"views/{view.name}" for view in self._view_files()]
         later = [name for name in _OUTDATED["views"] if name not in (TRANSFORMS, REPORT)]
-        earlier.keep(self.path, [REQUEST, REPORT, TRANSFORMS, *views], later)
+        earlier.keep(self.path, [REQUEST, REPORT, PICTURE, PICTURE_PREVIEW, TRANSFORMS, *views], later)
 
     def bring_back_views(self) -> None:
         """Undo the last change to the views. Raises BadInput where none is kept."""
         if not self.earlier_views:
             raise BadInput("There is no earlier version of these views.", "They are kept until the mesh is made.")
         step = earlier.steps(self.path)[-1]
-        for name in _OUTDATED["views"]:
+        for name in (*_OUTDATED["views"], PICTURE, PICTURE_PREVIEW):
             (self / name).unlink(missing_ok=True)
         for view in self._view_files():
             if not (step / "views" / view.name).is_file():
@@ -141,7 +147,8 @@ class JobFolder:
         if not self._made or self.is_job:
             return
         with contextlib.suppress(OSError):
-            (self / PREVIEW).unlink(missing_ok=True)
+            for preview in (PREVIEW, PICTURE_PREVIEW):
+                (self / preview).unlink(missing_ok=True)
             for folder in reversed(self._made):
                 folder.rmdir()
 
@@ -152,6 +159,12 @@ class JobFolder:
             for view in self._view_files():
                 if view.name not in keep:
                     view.unlink()
+
+    def drop_picture(self) -> None:
+        """Remove the picture that words were made into, left by a job that needed one."""
+        with contextlib.suppress(OSError):
+            for name in (PICTURE, PICTURE_PREVIEW):
+                (self / name).unlink(missing_ok=True)
 
     def write_json(self, name: str, document: dict[str, Any]) -> None:
         """Raises BadInput where the file cannot be written."""
@@ -168,6 +181,7 @@ class JobFolder:
     def files(self) -> dict[str, Any]:
         """Absolute paths of the results that are there, by the names that the wire uses."""
         names = {
+            "picture": PICTURE,
             "transforms": TRANSFORMS,
             "gaussians": GAUSSIANS,
             "mesh_npz": MESH_ARRAYS,

@@ -10,7 +10,7 @@ from backend.datatypes import Step
 from backend.device import inference_dtype
 from backend.memory import GIB, NEEDS, check_weights_fit, free_memory, give_back, is_short, retried, shares_memory
 from backend.packs import PUBLISHED
-from backend.recipes import Recipe, Reconstructor, ViewGenerator
+from backend.recipes import Generation, PictureMaker, PictureMaking, Recipe, Reconstructor, ViewGenerator
 
 T = TypeVar("T")
 _FOR_A_MESH = 2 * GIB  # bytes of the machine's memory that the stages after the networks are sure to do with
@@ -22,7 +22,7 @@ class Models:
 
     def __init__(self, free: Callable[[str], int | None] = free_memory) -> None:
         # By recipe, weights, and device.
-        self._generators: dict[tuple[str, str, str], ViewGenerator] = {}
+        self._generators: dict[tuple[str, str, str], Any] = {}  # of views, and of the picture before them
         self._reconstructors: dict[tuple[str, str, str], Reconstructor] = {}
         self._free = free
         self.timings = Timings()
@@ -33,9 +33,17 @@ class Models:
         Raises MissingWeights where the weights are absent, BadInput where the recipe has no such generator, and
         OutOfMemory where they cannot fit into the machine's memory.
         """
-        generation = recipe.generation(pictured)
+        generator: ViewGenerator = self._generator(recipe.name, recipe.generation(pictured), device, untrained)
+        return generator
+
+    def picture_maker(self, making: PictureMaking, device: str, untrained: bool = False) -> PictureMaker:
+        """What makes pictures of words, whichever the recipe. Raises as `generator` does."""
+        maker: PictureMaker = self._generator("", making, device, untrained)
+        return maker
+
+    def _generator(self, name: str, generation: Generation | PictureMaking, device: str, untrained: bool) -> Any:
         load = generation.load_untrained if untrained and generation.load_untrained else generation.load
-        key = (recipe.name, generation.pack, _place(device, untrained))
+        key = (name, generation.pack, _place(device, untrained))
         found = self._generators.get(key)
         if found is None:
             self._generators.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,8 +20,19 @@ from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from backend.formats.images import write_png
 from backend.formats.transforms_json import write_transforms
 from backend.formats.whole_file import whole_file
-from backend.generating import begin_views, check_weights, untrained_notes
-from backend.jobfolder import BASE_COLOR, GAUSSIANS, MESH_ARRAYS, MESH_GLB, PREVIEW, REQUEST, TRANSFORMS, JobFolder
+from backend.generating import begin_picture, begin_views, check_weights, shown_as_seen, untrained_notes
+from backend.jobfolder import (
+    BASE_COLOR,
+    GAUSSIANS,
+    MESH_ARRAYS,
+    MESH_GLB,
+    PICTURE,
+    PICTURE_PREVIEW,
+    PREVIEW,
+    REQUEST,
+    TRANSFORMS,
+    JobFolder,
+)
 from backend.memory import is_out_of_memory, out_of_memory
 from backend.models import Models
 from backend.outside import load_job_views, load_posed_pictures
@@ -31,7 +43,12 @@ from backend.request import RESULTS, Request
 
 T = TypeVar("T")
 Events = Generator[Event, None, T]
-STAGES_OF = {"views": ("views",), "gaussians": ("reconstruct",), "mesh": ("surface", "texture", "export")}
+STAGES_OF = {
+    "picture": ("picture",),
+    "views": ("views",),
+    "gaussians": ("reconstruct",),
+    "mesh": ("surface", "texture", "export"),
+}
 _PREVIEW_SECONDS = 0.5
 _MOST_SHOWN = 24
 _SECONDS_A_STEP = 0.15  # of refining, before it is known
@@ -49,9 +66,9 @@ def run_job(
 ) -> Iterator[Event]:
     """Walk a job and yield what happens; the last event is Done.
 
-    from_stage, to_stage: the first and the last of "views", "gaussians", "mesh" to make; what comes before is read from
-    the folder. models: loaded networks, kept by the caller from job to job. stop: asked between steps; where it says
-    yes, Cancelled is raised. Results that are finished stay in the folder, nothing half-made does.
+    from_stage, to_stage: the first and the last of "picture", "views", "gaussians", "mesh" to make; what comes before
+    is read from the folder. models: loaded networks, kept by the caller from job to job. stop: asked between steps;
+    where it says yes, Cancelled is raised. Results that are finished stay in the folder, nothing half-made does.
 
     Raises BadInput, MissingWeights, OutOfMemory, UnsupportedDevice, Cancelled.
     """
@@ -77,10 +94,12 @@ class _Job:
         self.clock = Clock({})
         self.report = Report(request, folder)
         self.told: list[str] = []
+        self.plan: list[str] = []
+        self._asked: Reconstructor | None = None
         self._previewed = 0.0
 
     def run(self, from_stage: str | None, to_stage: str | None) -> Events[None]:
-        plan = self._plan(from_stage, to_stage)
+        self.plan = plan = self._plan(from_stage, to_stage)
         check_weights(self.request, self.recipe, plan)
         self.device = pick_device(self.device)
         stages = [stage for result in plan for stage in STAGES_OF[result]]
@@ -88,6 +107,8 @@ class _Job:
         self.folder.create(keep=self._source_path())
         self.report.begin(plan, self.device)
 
+        if "picture" in plan:
+            yield from self._make_picture()
         if "views" in plan:
             yield from self._make_views()
         if "gaussians" in plan:
@@ -102,8 +123,11 @@ class _Job:
 
     def _work(self, stage: str) -> Work:
         """What the stage does, for the estimate of its time."""
-        request, recipe, guess = self.request, self.recipe, self.recipe.seconds[stage]
+        request, recipe, guess = self.request, self.recipe, self.recipe.seconds.get(stage, 0.0)
         device = f"{self.device} untrained" if request.random_weights else self.device
+        if stage == "picture" and recipe.picture_making is not None:
+            making = recipe.picture_making
+            return Work(stage, (making.pack, device), making.seconds, making.steps, self.device)
         if stage == "views":
             if request.cameras is not None:
                 return Work(stage, ("pictures",), guess)
@@ -130,7 +154,10 @@ class _Job:
         if last < first:
             raise BadInput(f"A job cannot begin with the {RESULTS[first]} and end with the {RESULTS[last]}.")
         if first < RESULTS.index(self.request.first_result):
-            raise BadInput("A job that begins with Gaussians has no views to make.", "Begin with the gaussians.")
+            begin = self.request.first_result
+            raise BadInput(
+                f"A job that begins with the {begin} has no {RESULTS[first]} to make.", f"Begin with {begin}."
+            )
         if from_stage is None or from_stage == self.request.first_result:
             self.request.check_source()
         elif not self.folder.has(RESULTS[first - 1]):
@@ -169,7 +196,7 @@ class _Job:
 
     def _begin_result(self, result: str, keep: Path | None = None) -> None:
         """A result is computed and about to be renamed into place; only now does anything in the folder change."""
-        self.folder.begin_result(result, keep=keep)
+        self.folder.begin_result(result, keep=keep, first=result == self.plan[0])
         self.folder.write_json(REQUEST, self.request.to_json())
 
     def _walk(self, steps: Generator[Step, None, T], kind: str | None = None) -> Events[T]:
@@ -184,17 +211,33 @@ class _Job:
                 yield self.clock.at(step.step, step.steps, step.message)
                 if step.preview is not None and kind and time.perf_counter() - self._previewed > _PREVIEW_SECONDS:
                     self._previewed = time.perf_counter()
-                    yield self._show(step.preview)
+                    yield self._show(step.preview, kind)
         finally:
             steps.close()
 
-    def _show(self, pictures: torch.Tensor) -> Preview:
-        """Views [V, 4, H, W] side by side in one picture; of very many a few."""
+    def _show(self, pictures: torch.Tensor, kind: str) -> Preview:
+        """Pictures [V, 4, H, W], of the kind "views" or "picture", side by side in one; of very many a few."""
         some = pictures[:: -(-len(pictures) // _MOST_SHOWN)]
-        write_png(self.folder / PREVIEW, torch.cat(list(some.detach().float().cpu()), dim=2))
-        return Preview("views", str(self.folder / PREVIEW))
+        path = self.folder / (PICTURE_PREVIEW if kind == "picture" else PREVIEW)
+        write_png(path, torch.cat(list(some.detach().float().cpu()), dim=2))
+        return Preview(kind, str(path))
 
     # -- the stages ---------------------------------------------------------------------------------------------------
+
+    def _make_picture(self) -> Events[None]:
+        yield self._begin("picture", "Loading the model that makes pictures of words")
+        walk, notes = begin_picture(self.request, self.recipe, self.models, self.report, self.device)
+        yield from self._warn(notes)
+        picture = yield from self._walk(walk, "picture")
+        self._check_stop()
+        with whole_file(self.folder / PICTURE) as temporary:
+            write_png(temporary, picture)
+            self._begin_result("picture")
+        self.clock.end()
+        seen, notes = shown_as_seen(self.folder / PICTURE)
+        yield self._show(seen[None], "picture")
+        if self.plan[-1] == "picture":  # else those who go on with it say so
+            yield from self._warn(notes)
 
     def _make_views(self) -> Events[None]:
         if self.request.cameras is not None:
@@ -209,7 +252,8 @@ class _Job:
             views = posed.views
         else:
             yield self._begin("views", "Loading the view generator")
-            walk, notes = begin_views(self.request, self.recipe, self.models, self.report, self.device)
+            imagined = self.folder / PICTURE if self.request.makes_picture else None
+            walk, notes = begin_views(self.request, self.recipe, self.models, self.report, self.device, imagined)
             yield from self._warn(notes)
             views = (yield from self._walk(walk, "views")).to("cpu")
         self._check_stop()
@@ -222,8 +266,10 @@ class _Job:
             write_transforms(cameras, views.cameras, names)
             self._begin_result("views")
         self.folder.drop_extra_views(len(views))
+        if not self.request.makes_picture:
+            self.folder.drop_picture()  # of an earlier job, from which these were not made
         self.clock.end()
-        yield self._show(views.rgba)
+        yield self._show(views.rgba, "views")
 
     def _make_gaussians(self) -> Events[None]:
         notes: list[str] = []
@@ -236,6 +282,8 @@ class _Job:
             yield self._begin("reconstruct", "Loading the reconstructor")
             # From the disk even where they were just made: going on from a folder later gives the same bits.
             views = load_job_views(self.folder / TRANSFORMS, notes)
+            if self._imagined():
+                views = replace(views, caption=self.request.prompt or "")
             yield from self._warn(notes)
             yield from self._warn(untrained_notes(self.request, self.recipe))
             notes = []
@@ -246,6 +294,8 @@ class _Job:
                 refiner = self._refiner(self.request.refine_steps)
                 gaussians = yield from self._walk(refiner.reconstruct(views, notes))
                 self.report.refinement = refiner.facts
+            for pack in getattr(self._asked, "used_packs", ()):
+                self.report.use_pack(pack)
             yield from self._warn(notes)
             source = None
         self._check_stop()
@@ -262,8 +312,8 @@ class _Job:
 
     def _network(self) -> Reconstructor:
         untrained = bool(self.request.random_weights)
-        network = self.models.reconstructor(self.recipe, self.device, untrained)
-        if not untrained:
+        network = self._asked = self.models.reconstructor(self.recipe, self.device, untrained)
+        if not untrained and not hasattr(network, "used_packs"):  # the others know only when they are done
             self.report.use_pack(self.recipe.pack)
         return network
 

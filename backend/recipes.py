@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +35,19 @@ class ViewGenerator(Protocol):
     ) -> Generator[Step, None, Views]: ...
 
 
+class PictureMaker(Protocol):
+    """Words to a picture [3, S, S]; see backend.views.text_to_image.TextToImage.
+
+    wording: what the model is asked for. notes: what of the prompt is ignored.
+    """
+
+    def notes(self, prompt: str) -> list[str]: ...
+
+    def wording(self, prompt: str) -> str: ...
+
+    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float) -> Generator[Step, None, Tensor]: ...
+
+
 class Reconstructor(Protocol):
     """Posed views to Gaussians; see backend.reconstruct.lgm.LgmReconstructor. What a user should know goes into
     `warnings`."""
@@ -43,12 +56,24 @@ class Reconstructor(Protocol):
 
 
 @dataclass(frozen=True)
+class PictureMaking:
+    """How words become a picture, for generators that see pictures alone. Fields as of `Generation`."""
+
+    load: Callable[[str], PictureMaker]
+    pack: str
+    steps: int
+    guidance: float
+    seconds: float
+    load_untrained: Callable[[str], PictureMaker] | None = None
+
+
+@dataclass(frozen=True)
 class Generation:
     """How a recipe comes to its views: a generator, its weights, and how it is best run.
 
     pack: its weights; also: further packs that take part. load_untrained: the same generator with random weights, None
     where its own are always there. seconds: what it takes on two CPU cores, for the first estimate of the time left.
-    rerolls: it can make single views anew, to fit the others.
+    rerolls: it can make single views anew, to fit the others. picture: makes of the words what the generator sees.
     """
 
     load: Callable[[str], ViewGenerator]
@@ -59,6 +84,7 @@ class Generation:
     load_untrained: Callable[[str], ViewGenerator] | None = None
     also: tuple[str, ...] = ()
     rerolls: bool = False
+    picture: PictureMaking | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +127,20 @@ class Recipe:
             "Give it posed pictures (reconstruct --cameras), or use the recipe 'starter'.",
         )
 
+    @property
+    def picture_making(self) -> PictureMaking | None:
+        """How a picture is made of words before anything else, where this recipe's generator sees pictures alone."""
+        return None if self.from_text is None else self.from_text.picture
+
+    def packs(self, pictured: bool) -> list[str]:
+        """The weights that take part in making an object of a picture, or of words alone, in order; empty where the
+        recipe takes no such source."""
+        way = self.from_picture if pictured else self.from_text
+        if way is None:
+            return []
+        first = [way.picture.pack] if way.picture is not None else []
+        return list(dict.fromkeys([*first, way.pack, *way.also, self.pack]))
+
     def used_views(self, available: int) -> int:
         """How many of so many posed pictures are used; what is too few is for `best_spread` to refuse."""
         return max(self.view_count, min(available, self.most_views or self.view_count))
@@ -113,9 +153,9 @@ def _starter_generator(device: str) -> ViewGenerator:
 
 
 def _starter_reconstructor(device: str) -> Reconstructor:
-    from backend.reconstruct.lgm import LgmReconstructor
+    from backend.reconstruct.dmv3d import Dmv3dReconstructor
 
-    return LgmReconstructor.load(device=device)
+    return Dmv3dReconstructor.load(device=device)
 
 
 def _published(name: str, untrained: bool) -> Callable[[str], Reconstructor]:
@@ -163,6 +203,28 @@ def _seeing(pack: str, *, steps: int, guidance: float, seconds: float, **options
     return Generation(load, pack, steps, guidance, seconds, load_untrained=partial(load, untrained=True))
 
 
+def _text_to_image(untrained: bool) -> Callable[[str], PictureMaker]:
+    """Loads the one model that makes pictures of words, or makes it with random weights."""
+
+    def load(device: str) -> PictureMaker:
+        from backend.views.folders import check_libraries, published_folder
+
+        folder = None if untrained else published_folder(WORDS_TO_PICTURE.pack)
+        check_libraries()
+        from backend.views.text_to_image import TextToImage
+
+        return TextToImage.untrained(device) if folder is None else TextToImage.load(folder, device)
+
+    return load
+
+
+# For all recipes whose generators see pictures alone; why it is this one, backend.views.text_to_image says.
+WORDS_TO_PICTURE = PictureMaking(
+    _text_to_image(untrained=False), "sdxl", steps=30, guidance=7.0, seconds=3600.0,
+    load_untrained=_text_to_image(untrained=True),
+)  # fmt: skip
+
+
 def _published_recipe(
     name: str,
     pack: str,
@@ -176,7 +238,12 @@ def _published_recipe(
     from_text: Generation | None = None,
     from_picture: Generation | None = None,
 ) -> Recipe:
-    """A published reconstructor, and the generators that feed it. views: the fewest and the most posed pictures."""
+    """A published reconstructor, and the generators that feed it. views: the fewest and the most posed pictures.
+
+    Where there is a generator for pictures alone, words become a picture first.
+    """
+    if from_text is None and from_picture is not None:
+        from_text = replace(from_picture, picture=WORDS_TO_PICTURE)
     return Recipe(
         name=name,
         title=title,
@@ -224,24 +291,34 @@ RECIPES: dict[str, Recipe] = {
     # Which views, of which cameras, in how many steps: as in GRM's and GeoLRM's released code. GRM's weights know the
     # four views of one generator each; GeoLRM is told that SV3D's lens is wider than it is.
     "grm": _published_recipe(
-        "grm", "grm-r", "GRM as published, fed by Zero123++ (a picture), or four posed pictures",
+        "grm", "grm-r", "GRM as published, fed by Zero123++ (a picture, or words), or four posed pictures",
         from_picture=_seeing("zero123plus-v1.2", steps=30, guidance=4.0, seconds=3000.0, views=(0, 2, 4, 5)),
         views=(4, 4), size=512, radius=2.7, fov=50.0, seconds=200.0,
     ),
+    "grm-zero123plus-v1.1": _published_recipe(
+        "grm-zero123plus-v1.1", "grm-zero123plus",
+        "GRM as published, fed by Zero123++ v1.1 (a picture, or words), or four posed pictures",
+        from_picture=_seeing(
+            "zero123plus-v1.1", steps=30, guidance=4.0, seconds=3000.0, views=(0, 2, 4, 5), fov_degrees=50.0
+        ),
+        views=(4, 4), size=512, radius=2.7, fov=50.0, seconds=200.0,
+    ),
     "grm-sv3d": _published_recipe(
-        "grm-sv3d", "grm-u", "GRM as published, fed by SV3D (a picture), or four posed pictures a quarter turn apart",
+        "grm-sv3d", "grm-u",
+        "GRM as published, fed by SV3D (a picture, or words), or four posed pictures a quarter turn apart",
         from_picture=_seeing("sv3d-p", steps=30, guidance=2.5, seconds=30_000.0, way="four"),
         views=(4, 4), size=512, radius=2.7, fov=50.0, seconds=200.0,
     ),
     "geolrm": _published_recipe(
-        "geolrm", "geolrm", "GeoLRM as published, fed by SV3D (a picture), or two to 24 posed pictures",
+        "geolrm", "geolrm", "GeoLRM as published, fed by SV3D (a picture, or words), or two to 24 posed pictures",
         from_picture=_seeing(
             "sv3d-p", steps=50, guidance=2.5, seconds=50_000.0, way="even", fov_degrees=39.6, radius=2.7
         ),
         views=(2, 24), size=448, radius=2.7, fov=39.6, seconds=300.0,
     ),
     "geolrm-zero123plus": _published_recipe(
-        "geolrm-zero123plus", "geolrm", "GeoLRM as published, fed by Zero123++ (a picture), or posed pictures",
+        "geolrm-zero123plus", "geolrm",
+        "GeoLRM as published, fed by Zero123++ (a picture, or words), or two to 24 posed pictures",
         from_picture=_seeing(
             "zero123plus-v1.2", steps=75, guidance=4.0, seconds=7500.0, radius=2.7, object_fraction=0.85, white=True
         ),

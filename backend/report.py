@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from backend import __version__
-from backend.jobfolder import REPORT, JobFolder
+from backend.jobfolder import PICTURE, REPORT, JobFolder
 from backend.packs import PACKS, PUBLISHED
 from backend.reconstruct.normalize import Similarity
 from backend.request import RESULTS, Request
+from backend.weights import sha256_of
 
 _LIBRARIES = ("torch", "numpy", "numba", "pillow", "scikit-image", "xatlas", "fast-simplification", "gsplat")
-_STAGE_RESULT = {"views": "views", "reconstruct": "gaussians", "surface": "mesh", "texture": "mesh", "export": "mesh"}
+_STAGE_RESULT = {
+    "picture": "picture",
+    "views": "views",
+    "reconstruct": "gaussians",
+    "surface": "mesh",
+    "texture": "mesh",
+    "export": "mesh",
+}
 
 
 class Report:
@@ -28,6 +36,7 @@ class Report:
         self._earlier: dict[str, Any] = {}
         self._plan: list[str] = []
         self._device = ""
+        self.picture: dict[str, Any] | None = None  # how words became one
         self.sampling: dict[str, Any] | None = None
         self.similarity: Similarity | None = None
         self.posed_pictures: list[str] | None = None
@@ -68,6 +77,7 @@ class Report:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             **self._request.to_json(),
             "source_sha256": self._source_hash(),
+            "picture": self._picture(),
             "made": [result for result in RESULTS if self._folder.has(result)],
             "sampling": self.sampling or earlier.get("sampling"),
             "refinement": self.refinement or (earlier.get("refinement") if self._plan[0] == "mesh" else None),
@@ -83,6 +93,16 @@ class Report:
             "posed_pictures": self.posed_pictures or earlier.get("posed_pictures"),
         }
         self._folder.write_json(REPORT, {key: value for key, value in document.items() if value is not None})
+
+    def _picture(self) -> dict[str, Any] | None:
+        """How the picture came to be that the views were made of, or that somebody put another in its place."""
+        path = self._folder / PICTURE
+        if not self._request.makes_picture or not path.is_file():
+            return None
+        earlier, found = _mapping(self._earlier.get("picture")), sha256_of(path)
+        if self.picture is not None:
+            return {**self.picture, "sha256": found}
+        return earlier if earlier.get("sha256") == found else {"replaced_by_sha256": found}
 
     def _source_hash(self) -> str | None:
         source = self._request.image or self._request.cameras or self._request.gaussians

@@ -11,11 +11,21 @@ from backend.errors import BadInput
 from backend.jobfolder import MESH_FORMATS
 from backend.recipes import find_recipe
 
-RESULTS = ("views", "gaussians", "mesh")  # what a job makes, in order; from_stage and to_stage name one of them
+RESULTS = (
+    "picture",
+    "views",
+    "gaussians",
+    "mesh",
+)  # what a job makes, in order; from_stage and to_stage name one of them
 LONGEST_PROMPT = 2000
 STARTS = ("network", "scratch")  # what `start` may be beside a path
 _SOURCES = ("prompt", "image", "cameras", "gaussians")
-_ACT_ON_VIEWS = (*_SOURCES, "seed", "steps", "guidance")
+# What acted before a stage that a job goes on from.
+_ACTED_BEFORE = {
+    "views": _SOURCES,  # on the picture; its seed may be another than the views'
+    "gaussians": (*_SOURCES, "seed", "steps", "guidance"),
+    "mesh": (*_SOURCES, "seed", "steps", "guidance", "recipe"),
+}
 _WHAT = {"image": "picture", "cameras": "file of cameras", "gaussians": ".ply file"}
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
@@ -98,8 +108,15 @@ class Request:
 
     @property
     def first_result(self) -> str:
-        """The first thing that is made: Gaussians from outside need no views."""
-        return "gaussians" if self.gaussians is not None else "views"
+        """The first thing that is made: Gaussians from outside need no views, and views mostly no picture."""
+        if self.gaussians is not None:
+            return "gaussians"
+        return "picture" if self.makes_picture else "views"
+
+    @property
+    def makes_picture(self) -> bool:
+        """Whether the words become a picture before anything else, as the recipe's generator sees pictures alone."""
+        return self.source == "prompt" and find_recipe(self.recipe).picture_making is not None
 
     def check_source(self) -> None:
         """Raises BadInput where the file to begin with is not there; a resumed job may no longer need it."""
@@ -135,8 +152,10 @@ class Request:
             return cls.from_json(fields)
         fields = {name: value for name, value in fields.items() if value is not None}
         before = cls.from_json(earlier)
-        if from_stage in RESULTS[RESULTS.index(before.first_result) + 1 :]:
-            kept = _ACT_ON_VIEWS if from_stage == "gaussians" else (*_ACT_ON_VIEWS, "recipe")
+        # Another picture in the place of the one that was made is another source.
+        replaced = from_stage == "views" and any(name in fields for name in _SOURCES[1:])
+        if from_stage in RESULTS[RESULTS.index(before.first_result) + 1 :] and not replaced:
+            kept = _ACTED_BEFORE[from_stage]
             fields = {name: value for name, value in fields.items() if name not in kept}
         elif any(name in fields for name in _SOURCES):
             earlier = {name: value for name, value in earlier.items() if name not in _SOURCES}

@@ -55,7 +55,8 @@ METHODS: dict[str, Method] = {
         },
     ),
     # Answers when the job ends. request: the fields of backend.request.Request; with from_stage those that are left out
-    # are taken from the folder's request.json. from_stage, to_stage: "views", "gaussians" or "mesh".
+    # are taken from the folder's request.json. from_stage, to_stage: "picture" (of the
+    # words, for recipes whose generators see pictures alone), "views", "gaussians" or "mesh".
     "generate": Method(
         {"job": "string", "folder": "string", "request": "object", "from_stage": "string?", "to_stage": "string?"},
         {"job": "string", "folder": "string", "files": "object", "warnings": "array", "seconds": "number"},
@@ -104,7 +105,7 @@ METHODS: dict[str, Method] = {
 NOTIFICATIONS: dict[str, dict[str, str]] = {
     "progress": {
         "job": "string",
-        "stage": "string",  # views, reconstruct, surface, texture, export; weights
+        "stage": "string",  # picture, views, reconstruct, surface, texture, export; weights
         "fraction": "number",  # of the stage
         "overall": "number",
         "step": "integer",
@@ -112,11 +113,12 @@ NOTIFICATIONS: dict[str, dict[str, str]] = {
         "message": "string",
         "eta": "number?",  # seconds
     },
-    "preview": {"job": "string", "kind": "string", "path": "string"},  # kind: views (a .png) or mesh (mesh.npz)
+    "preview": {"job": "string", "kind": "string", "path": "string"},  # kind: picture, views (a .png), mesh (mesh.npz)
     "log": {"level": "string", "message": "string", "job": "string?"},
 }
 # The values of `files` in the answer to generate: absolute paths, those that are there; `views` is an array of them.
-# Where the request's `formats` asked for them: mesh_obj, mesh_stl, mesh_ply and mesh_glb_colors as well.
+# Where words became a picture first: picture as well; where the request's `formats` asked for them: mesh_obj, mesh_stl,
+# mesh_ply and mesh_glb_colors.
 FILES = ("views", "transforms", "gaussians", "mesh_npz", "mesh_glb", "base_color", "report")
 
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -222,18 +222,8 @@ def test_without_weights_one_sentence_says_how_to_get_them(
     assert not (tmp_path / "out").exists()
 
 
-def test_words_alone_are_refused(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        backend.__main__.main(["generate", "--prompt", "a mug", "--recipe", "grm", "--out", str(tmp_path / "a")]) == 1
-    )
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert "words alone" in said
-    assert "Give it a picture" in said
-    assert not (tmp_path / "a").exists()
-
-
 def test_every_published_pack_of_a_recipe_is_registered() -> None:
     for recipe in RECIPES.values():
         generations = [made for made in (recipe.from_text, recipe.from_picture) if made is not None]
-        for pack in (recipe.pack, *(made.pack for made in generations)):
+        for pack in (recipe.pack, *(made.pack for made in generations), *recipe.packs(False), *recipe.packs(True)):
             assert pack in PUBLISHED or pack in STARTER
