@@ -41,17 +41,17 @@ class Need:
 
 # By pack. Parameters are counted; working memory is what `bench views` and `bench reconstruct` measured on a CPU.
 NEEDS: dict[str, Need] = {
-    "mvdream": Need(1_364_000_000, int(1.5 * GIB)),
-    "imagedream": Need(1_998_000_000, int(1.8 * GIB)),
-    "zero123plus-v1.1": Need(1_582_000_000, 3 * GIB),
-    "zero123plus-v1.2": Need(1_582_000_000, 3 * GIB),
-    "sv3d-p": Need(2_241_000_000, 4 * GIB),
-    "sv3d-u": Need(2_240_000_000, 4 * GIB),
+    "mvdream": Need(1_291_613_867, int(1.5 * GIB)),
+    "imagedream": Need(1_996_480_683, int(1.8 * GIB)),
+    "zero123plus-v1.1": Need(1_581_641_387, 3 * GIB),
+    "zero123plus-v1.2": Need(1_581_641_387, 3 * GIB),
+    "sv3d-p": Need(2_241_009_085, 4 * GIB),
+    "sv3d-u": Need(2_239_698_365, 4 * GIB),
     "sdxl": Need(3_469_000_000, 5 * GIB),  # its working memory is a guess
-    "lgm-big": Need(415_000_000, GIB),
-    "grm-r": Need(187_000_000, GIB),
-    "grm-u": Need(187_000_000, GIB),
-    "geolrm": Need(434_000_000, GIB),
+    "lgm-big": Need(415_042_848, GIB),
+    "grm-r": Need(178_850_304, GIB),
+    "grm-u": Need(178_850_304, GIB),
+    "geolrm": Need(334_556_304, GIB),
 }
 
 
@@ -80,7 +80,7 @@ def check_weights_fit(title: str, need: Need | None, itemsize: int, free: int | 
     if need is None or free is None or need.parameters * itemsize <= free:
         return
     raise OutOfMemory(
-        f"{title} needs {need.bytes(itemsize) / GIB:.0f} GB of memory, and {free / GIB:.1f} GB are free.",
+        f"{title} needs about {need.bytes(itemsize) / GIB:.0f} GB of memory, and {free / GIB:.1f} GB are free.",
         "Close other programs, or use the recipe 'starter', which needs far less.",
     )
 

@@ -97,7 +97,7 @@ class Models:
         if others and is_short(need, itemsize, self._free(device)):
             for key in [key for key, other in others.items() if device == "cpu" or not self._set_aside(other)]:
                 del others[key]
-        give_back()
+            give_back()
         if loads and device == "cpu":
             check_weights_fit(PUBLISHED[pack].title.split(":")[0], need, itemsize, self._free(device))
 
