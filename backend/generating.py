@@ -62,7 +62,7 @@ def begin_picture(
     def walk() -> Generator[Step, None, Tensor]:
         return maker.generate(prompt, seed=request.seed, steps=steps, guidance=guidance)
 
-    return models.trying("views", walk), untrained_notes(request, recipe) + maker.notes(prompt)
+    return models.trying("picture", walk), untrained_notes(request, recipe) + maker.notes(prompt)
 
 
 def shown_as_seen(path: Path) -> tuple[Tensor, list[str]]:

@@ -25,18 +25,23 @@ RESERVE = GIB // 2  # bytes of a graphics card that stay free for the screen and
 @dataclass(frozen=True)
 class Need:
     """What a published model needs. parameters: how many numbers its parts hold; working: bytes that it fills beside
-    them while it computes in float32."""
+    them while it computes in float32; narrow: in that too its weights lie in memory in half precision."""
 
     parameters: int
     working: int
+    narrow: bool = False
+
+    def weights(self, itemsize: int) -> int:
+        """Bytes of the parts, where numbers take so many bytes."""
+        return self.parameters * (2 if self.narrow else itemsize)
 
     def working_bytes(self, itemsize: int) -> int:
-        """Beside the parts, where numbers take so many bytes."""
+        """Bytes beside the parts, likewise."""
         return self.working * itemsize // 4
 
     def bytes(self, itemsize: int) -> int:
         """At work, all parts together."""
-        return self.parameters * itemsize + self.working_bytes(itemsize)
+        return self.weights(itemsize) + self.working_bytes(itemsize)
 
 
 # By pack. Parameters are counted; working memory is what `bench views` and `bench reconstruct` measured on a CPU.
@@ -47,8 +52,8 @@ NEEDS: dict[str, Need] = {
     "zero123plus-v1.2": Need(1_581_641_387, 3 * GIB),
     "sv3d-p": Need(2_241_009_085, 4 * GIB),
     "sv3d-u": Need(2_239_698_365, 4 * GIB),
-    "sdxl": Need(3_469_000_000, 5 * GIB),  # its working memory is a guess
-    "lgm-big": Need(415_042_848, GIB),
+    "sdxl": Need(3_469_000_000, 5 * GIB, narrow=True),  # its working memory is a guess
+    "lgm-big": Need(415_042_848, GIB, narrow=True),
     "grm-r": Need(178_850_304, GIB),
     "grm-u": Need(178_850_304, GIB),
     "geolrm": Need(334_556_304, GIB),
@@ -77,7 +82,7 @@ def is_short(need: Need | None, itemsize: int, free: int | None) -> bool:
 def check_weights_fit(title: str, need: Need | None, itemsize: int, free: int | None) -> None:
     """Raises OutOfMemory where not even the weights fit into a machine's memory: the system would end the process
     without a word."""
-    if need is None or free is None or need.parameters * itemsize <= free:
+    if need is None or free is None or need.weights(itemsize) <= free:
         return
     raise OutOfMemory(
         f"{title} needs about {need.bytes(itemsize) / GIB:.0f} GB of memory, and {free / GIB:.1f} GB are free.",

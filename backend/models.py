@@ -10,9 +10,11 @@ from backend.datatypes import Step
 from backend.device import inference_dtype
 from backend.memory import GIB, NEEDS, check_weights_fit, free_memory, give_back, is_short, retried, shares_memory
 from backend.packs import PUBLISHED
-from backend.recipes import Generation, PictureMaker, PictureMaking, Recipe, Reconstructor, ViewGenerator
+from backend.recipes import PictureMaker, PictureMaking, Recipe, Reconstructor, ViewGenerator
 
 T = TypeVar("T")
+M = TypeVar("M")
+Key = tuple[str, str, str]  # recipe, weights, device
 _FOR_A_MESH = 2 * GIB  # bytes of the machine's memory that the stages after the networks are sure to do with
 
 
@@ -21,9 +23,9 @@ class Models:
     where memory is short those of another stage. timings: what stages took. free: how much memory a device has."""
 
     def __init__(self, free: Callable[[str], int | None] = free_memory) -> None:
-        # By recipe, weights, and device.
-        self._generators: dict[tuple[str, str, str], Any] = {}  # of views, and of the picture before them
-        self._reconstructors: dict[tuple[str, str, str], Reconstructor] = {}
+        self._makers: dict[Key, PictureMaker] = {}
+        self._generators: dict[Key, ViewGenerator] = {}
+        self._reconstructors: dict[Key, Reconstructor] = {}
         self._free = free
         self.timings = Timings()
 
@@ -33,40 +35,26 @@ class Models:
         Raises MissingWeights where the weights are absent, BadInput where the recipe has no such generator, and
         OutOfMemory where they cannot fit into the machine's memory.
         """
-        generator: ViewGenerator = self._generator(recipe.name, recipe.generation(pictured), device, untrained)
-        return generator
+        generation = recipe.generation(pictured)
+        load = generation.load_untrained if untrained and generation.load_untrained else generation.load
+        key = (recipe.name, generation.pack, _place(device, untrained))
+        return self._found(self._generators, key, device, _half_size(device), load)
 
     def picture_maker(self, making: PictureMaking, device: str, untrained: bool = False) -> PictureMaker:
         """What makes pictures of words, whichever the recipe. Raises as `generator` does."""
-        maker: PictureMaker = self._generator("", making, device, untrained)
-        return maker
-
-    def _generator(self, name: str, generation: Generation | PictureMaking, device: str, untrained: bool) -> Any:
-        load = generation.load_untrained if untrained and generation.load_untrained else generation.load
-        key = (name, generation.pack, _place(device, untrained))
-        found = self._generators.get(key)
-        if found is None:
-            self._generators.clear()
-        if found is None or _lies_apart(found):
-            self._make_room(generation.pack, device, _half_size(device), self._reconstructors, found is None)
-        if found is None:
-            found = self._generators[key] = load(device)
-        return found
+        load = making.load_untrained if untrained and making.load_untrained else making.load
+        return self._found(self._makers, ("", making.pack, _place(device, untrained)), device, _half_size(device), load)
 
     def reconstructor(self, recipe: Recipe, device: str, untrained: bool = False) -> Reconstructor:
         """untrained: with random weights. Raises MissingWeights where the recipe's weights are absent, OutOfMemory
         where they cannot fit into the machine's memory."""
+        load = recipe.load_untrained if untrained and recipe.load_untrained else recipe.load_reconstructor
         key = (recipe.name, recipe.pack, _place(device, untrained))
-        if key not in self._reconstructors:
-            self._reconstructors.clear()
-            self._make_room(recipe.pack, device, inference_dtype(device).itemsize, self._generators, True)
-            load = recipe.load_untrained if untrained and recipe.load_untrained else recipe.load_reconstructor
-            self._reconstructors[key] = load(device)
-        return self._reconstructors[key]
+        return self._found(self._reconstructors, key, device, inference_dtype(device).itemsize, load)
 
     def trying(self, stage: str, walk: Callable[[], Generator[Step, None, T]]) -> Generator[Step, None, T]:
-        """Walks walk(), a network's work of the stage "views" or "reconstruct". Where memory runs out, what the stage
-        does not need is let go, or its parts come to the GPU in turns, and it all begins again."""
+        """Walks walk(), a network's work of the stage "picture", "views" or "reconstruct". Where memory runs out, what
+        the stage does not need is let go, or its parts come to the GPU in turns, and it all begins again."""
         return retried(walk, lambda: self._spare(stage))
 
     def make_room_for_mesh(self) -> None:
@@ -78,26 +66,43 @@ class Models:
     def rest(self) -> None:
         """No job is waiting: a GPU's memory is left to others, such as Cycles. What is large goes to the machine's
         memory, from where it is back in a second, or where that is short, altogether."""
-        generators, reconstructors = self._generators.items(), self._reconstructors.items()
-        self._generators = {key: each for key, each in generators if _harmless(key) or self._set_aside(each)}
-        self._reconstructors = {key: each for key, each in reconstructors if _harmless(key)}  # quickly read again
+        for group in (self._makers, self._generators):
+            _drop(group, [key for key, each in group.items() if not _harmless(key) and not self._set_aside(each)])
+        _drop(self._reconstructors, [key for key in self._reconstructors if not _harmless(key)])  # quickly read again
         give_back()
 
     def release(self) -> None:
         """Let go of everything."""
-        self._generators.clear()
-        self._reconstructors.clear()
+        for group in self._groups:
+            group.clear()
         give_back()
 
-    def _make_room(self, pack: str, device: str, itemsize: int, others: dict[Any, Any], loads: bool) -> None:
-        """Before the weights of a pack come to a device. loads: they come from the disk."""
+    @property
+    def _groups(self) -> tuple[dict[Key, Any], ...]:
+        """In the order of the stages; those first that go first where there is no room."""
+        return self._makers, self._generators, self._reconstructors
+
+    def _found(self, group: dict[Key, M], key: Key, device: str, itemsize: int, load: Callable[[str], M]) -> M:
+        """The model of this key, the only one of its group that stays. itemsize: bytes of a number."""
+        found = group.get(key)
+        if found is None:
+            group.clear()
+        if found is None or _lies_apart(found):
+            self._make_room(key[1], device, itemsize, group, found is None)
+        if found is None:
+            found = group[key] = load(device)
+        return found
+
+    def _make_room(self, pack: str, device: str, itemsize: int, own: dict[Key, Any], loads: bool) -> None:
+        """Before the weights of a pack come to a device: the other groups go, as far as need be. loads: they come from
+        the disk."""
         need = NEEDS.get(pack)
         if need is None:
             return
-        if others and is_short(need, itemsize, self._free(device)):
-            for key in [key for key, other in others.items() if device == "cpu" or not self._set_aside(other)]:
-                del others[key]
-            give_back()
+        for others in self._groups:
+            if others and others is not own and is_short(need, itemsize, self._free(device)):
+                _drop(others, [key for key, each in others.items() if device == "cpu" or not self._set_aside(each)])
+                give_back()
         if loads and device == "cpu":
             check_weights_fit(PUBLISHED[pack].title.split(":")[0], need, itemsize, self._free(device))
 
@@ -113,12 +118,17 @@ class Models:
         return True
 
     def _spare(self, stage: str) -> bool:
-        others: dict[Any, Any] = self._reconstructors if stage == "views" else self._generators
-        if others:
-            others.clear()
-            return True
-        residences = [getattr(each, "residence", None) for each in self._generators.values()]
-        return stage == "views" and any(residence is not None and residence.thriftier() for residence in residences)
+        own = self._groups[("picture", "views", "reconstruct").index(stage)]
+        others = [group for group in self._groups if group and group is not own]
+        for group in others:
+            group.clear()
+        residences = [getattr(each, "residence", None) for each in own.values()]
+        return bool(others) or any(residence is not None and residence.thriftier() for residence in residences)
+
+
+def _drop(group: dict[Key, Any], keys: list[Key]) -> None:
+    for key in keys:
+        del group[key]
 
 
 def _lies_apart(model: Any) -> bool:
@@ -131,7 +141,7 @@ def _place(device: str, untrained: bool) -> str:
     return f"{device} untrained" if untrained else device
 
 
-def _harmless(key: tuple[str, str, str]) -> bool:
+def _harmless(key: Key) -> bool:
     """Whether a model that does nothing holds nothing of a GPU's memory, or next to nothing."""
     return key[1] not in NEEDS or shares_memory(key[2].split()[0])
 
