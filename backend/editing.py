@@ -18,7 +18,8 @@ from torch import Tensor
 from backend.errors import BadInput
 from backend.formats.images import read_image, resize, write_png
 from backend.formats.whole_file import write_text
-from backend.jobfolder import PREVIEW, REPORT, REQUEST, TRANSFORMS, JobFolder
+from backend.imagined import shown_as_seen
+from backend.jobfolder import PICTURE, PICTURE_PREVIEW, PREVIEW, REPORT, REQUEST, TRANSFORMS, JobFolder
 from backend.recipes import find_recipe
 from backend.views.picture import Picture, cut_out, load_picture, object_bounds, prepare_picture
 
@@ -95,7 +96,10 @@ def record_change(job: JobFolder, changes: list[dict[str, Any]], pictures: Mappi
 
 
 def undo(folder: Path | str) -> EditedViews:
-    """Bring back the views as they were before the last change. Raises BadInput where nothing is kept."""
+    """Bring back the views as they were before the last change, or the picture alone where they were not made yet.
+
+    Raises BadInput where nothing is kept.
+    """
     job = JobFolder(folder)
     if not job.is_job:
         raise BadInput(f"{job.path} is no folder of a job.", "Choose the folder of a job with views.")
@@ -141,9 +145,12 @@ def _least(job: JobFolder) -> int:
 def edited(job: JobFolder, warnings: list[str]) -> EditedViews:
     views = job.files()["views"]
     pictures = [read_image(view).rgba for view in views]
-    height = min(picture.shape[1] for picture in pictures)
-    side_by_side = [resize(rgba, height, round(rgba.shape[2] * height / rgba.shape[1])) for rgba in pictures]
-    write_png(job / PREVIEW, torch.cat(side_by_side[:24], dim=2))
+    if pictures:
+        height = min(picture.shape[1] for picture in pictures)
+        side_by_side = [resize(rgba, height, round(rgba.shape[2] * height / rgba.shape[1])) for rgba in pictures]
+        write_png(job / PREVIEW, torch.cat(side_by_side[:24], dim=2))
+    if job.has("picture"):
+        write_png(job / PICTURE_PREVIEW, shown_as_seen(job / PICTURE)[0])
     return EditedViews(str(job.path), views, _least(job), job.earlier_views, warnings)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backend.datatypes import Step, Views
 from backend.errors import BadInput
+from backend.imagined import prepared
 from backend.models import Models
 from backend.packs import PUBLISHED
 from backend.recipes import Recipe
@@ -16,8 +17,6 @@ from backend.report import Report
 from backend.request import Request
 from backend.views.picture import load_picture, prepare_picture
 from backend.weights import missing_weights
-
-_SHOWN_SIDE, _SHOWN_FRACTION = 512, 0.9  # generators differ; this is for looking at
 
 
 def untrained_notes(request: Request, recipe: Recipe) -> list[str]:
@@ -65,15 +64,6 @@ def begin_picture(
     return models.trying("picture", walk), untrained_notes(request, recipe) + maker.notes(prompt)
 
 
-def shown_as_seen(path: Path) -> tuple[Tensor, list[str]]:
-    """[4, S, S]: a picture that was made of words as a generator of views will see it, and what is doubtful about it;
-    as it is where no generator could see an object in it."""
-    try:
-        return _prepared(path, _SHOWN_SIDE, _SHOWN_FRACTION, imagined=True)
-    except BadInput as error:
-        return load_picture(path).rgba, [f"{error.message} {error.fix}"]
-
-
 def begin_views(
     request: Request, recipe: Recipe, models: Models, report: Report, device: str, imagined: Path | None = None
 ) -> tuple[Generator[Step, None, Views], list[str]]:
@@ -92,10 +82,13 @@ def begin_views(
     guidance = request.guidance if request.guidance is not None else generation.guidance
     report.sampling = {"steps": steps, "guidance": guidance}
     notes, image = untrained_notes(request, recipe), None
-    source = imagined or (Path(request.image) if request.image is not None else None)
-    prompt = request.prompt if imagined is None else None  # its words are in the picture
-    if source is not None:
-        image, more = _prepared(source, generator.image_size, generator.object_fraction, imagined is not None)
+    prompt = request.prompt
+    if imagined is not None:
+        prompt = None  # its words are in the picture
+        image, more = prepared(imagined, generator.image_size, generator.object_fraction)
+        notes += more
+    elif request.image is not None:
+        image, more = prepare_picture(load_picture(request.image), generator.image_size, generator.object_fraction)
         notes += more
     notes += generator.notes(prompt, image)
 
@@ -103,13 +96,3 @@ def begin_views(
         return generator.generate(prompt, image, seed=request.seed, steps=steps, guidance=guidance)
 
     return models.trying("views", walk), notes
-
-
-def _prepared(path: Path, size: int, object_fraction: float, imagined: bool) -> tuple[Tensor, list[str]]:
-    try:
-        return prepare_picture(load_picture(path), size, object_fraction)
-    except BadInput as error:
-        if not imagined:
-            raise
-        message = error.message.replace("The picture", "The picture that the words became", 1)
-        raise BadInput(message, "Try another seed or other words, or use a picture of yours.") from error

@@ -123,7 +123,7 @@ class JobFolder:
         """Put copies of picture and views aside and move there what was made from them. Raises BadInput."""
         views = [f"views/{view.name}" for view in self._view_files()]
         later = [name for name in _OUTDATED["views"] if name not in (TRANSFORMS, REPORT)]
-        earlier.keep(self.path, [REQUEST, REPORT, PICTURE, PICTURE_PREVIEW, TRANSFORMS, *views], later)
+        earlier.keep(self.path, [REQUEST, REPORT, PICTURE, TRANSFORMS, *views], later)
 
     def bring_back_views(self) -> None:
         """Undo the last change to the views. Raises BadInput where none is kept."""

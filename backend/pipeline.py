@@ -20,7 +20,8 @@ from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from backend.formats.images import write_png
 from backend.formats.transforms_json import write_transforms
 from backend.formats.whole_file import whole_file
-from backend.generating import begin_picture, begin_views, check_weights, shown_as_seen, untrained_notes
+from backend.generating import begin_picture, begin_views, check_weights, untrained_notes
+from backend.imagined import shown_as_seen
 from backend.jobfolder import (
     BASE_COLOR,
     GAUSSIANS,
@@ -155,9 +156,7 @@ class _Job:
             raise BadInput(f"A job cannot begin with the {RESULTS[first]} and end with the {RESULTS[last]}.")
         if first < RESULTS.index(self.request.first_result):
             begin = self.request.first_result
-            raise BadInput(
-                f"A job that begins with the {begin} has no {RESULTS[first]} to make.", f"Begin with {begin}."
-            )
+            raise BadInput(f"A job that begins with {begin} has no {RESULTS[first]} to make.", f"Begin with {begin}.")
         if from_stage is None or from_stage == self.request.first_result:
             self.request.check_source()
         elif not self.folder.has(RESULTS[first - 1]):
