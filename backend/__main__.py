@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from backend import __version__, weights_command
+from backend import __version__, recipes_command, weights_command
 from backend.errors import BadInput, SplatsmithError
 from backend.recipes import RECIPES
 from backend.request import RESULTS
@@ -124,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     mesh.add_argument("gaussians", metavar="PLY", help="a 3D Gaussian splatting .ply")
     _add_job(mesh, mesh=True, sampling=False)
 
+    recipes_command.add_arguments(
+        _command(commands, "recipes", "which models make what, the weights they need, and memory", recipes_command.run)
+    )
     weights_command.add_arguments(
         _command(commands, "weights", "the weights there are, their licences and sizes; get more", weights_command.run)
     )

@@ -8,11 +8,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from backend.datatypes import Step
 from backend.device import available_bytes
 from backend.errors import OutOfMemory
+
+if TYPE_CHECKING:
+    from backend.datatypes import Step
 
 T = TypeVar("T")
 GIB = 2**30
@@ -55,6 +57,7 @@ NEEDS: dict[str, Need] = {
     "sdxl": Need(3_469_000_000, 5 * GIB, narrow=True),  # its working memory is a guess
     "lgm-big": Need(415_042_848, GIB, narrow=True),
     "grm-r": Need(178_850_304, GIB),
+    "grm-zero123plus": Need(178_850_304, GIB),
     "grm-u": Need(178_850_304, GIB),
     "geolrm": Need(334_556_304, GIB),
 }
@@ -158,4 +161,6 @@ def retried(make: Callable[[], Generator[Step, None, T]], spare: Callable[[], bo
         if not spare():
             raise MemoryError(failure)
         give_back()
+        from backend.datatypes import Step  # here, as the figures above are wanted without torch
+
         yield Step(0, 1, "The memory was too small: trying again in a way that needs less")

@@ -18,10 +18,11 @@ from typing import Any
 
 from backend import __version__
 from backend.errors import Cancelled, SplatsmithError, UnsupportedDevice
+from backend.offer import describe
 from backend.packs import PACKS, PUBLISHED
 from backend.parent import die_with_parent
 from backend.recipes import RECIPES
-from backend.tasks import QUEUED, Tasks, describe
+from backend.tasks import QUEUED, Tasks
 from backend.wire import FAILED, INVALID_PARAMS, PROTOCOL, Call, Channel, WireError, parse, take_over_standard_streams
 
 _GRACE = 2.0  # seconds that a running job has to come to its next step once the client is gone

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import BadInput, Cancelled
 from backend.events import Done, Preview, Progress, Warned
-from backend.packs import PACKS, PUBLISHED, find_published
-from backend.recipes import Recipe
+from backend.packs import find_published
 from backend.wire import Channel
 
 if TYPE_CHECKING:
@@ -157,26 +156,3 @@ def _edit(params: dict[str, Any]) -> dict[str, Any]:
 def _named(folder: str) -> None:
     if not folder.strip():
         raise BadInput("The output folder has no name.", "Choose a folder.")
-
-
-def describe(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as `initialize` tells of it."""
-    ways = {"from_text": recipe.from_text, "from_picture": recipe.from_picture}
-    needs = {
-        source: None if way is None else list(dict.fromkeys([way.pack, *way.also, recipe.pack]))
-        for source, way in ways.items()
-    }
-    everything = dict.fromkeys(name for names in needs.values() for name in names or ())
-    return {
-        "name": recipe.name,
-        "title": recipe.title,
-        **needs,
-        "least_views": recipe.view_count,
-        "rerolls": any(way is not None and way.rerolls for way in ways.values()),
-        "missing": [name for name in everything if not _is_here(name)],
-    }
-
-
-def _is_here(name: str) -> bool:
-    pack = PACKS.get(name) or PUBLISHED.get(name)
-    return pack is not None and pack.path.is_file()

@@ -48,8 +48,10 @@ METHODS: dict[str, Method] = {
             "protocol": "integer",
             "device": "string",
             # Those that make views of words or of a picture: {name, title, from_text, from_picture (the names of the
-            # weights that this takes, null where the recipe cannot), least_views (that its reconstructor needs),
-            # rerolls (whether it takes views.reroll), missing (weights that are not there)}.
+            # weights that this takes, null where the recipe cannot), picture_first (whether words become a picture
+            # first, at which a job can stop), least_views (that its reconstructor needs), rerolls (whether it takes
+            # views.reroll), missing (weights that are not there), licences (by name of weights), memory (by from_text
+            # and from_picture, where it is known: {gpu, cpu}, bytes that are estimated)}.
             "recipes": "array",
             "packs": "object",  # name of the starter's weights: whether they are there
         },

@@ -115,9 +115,9 @@ def test_the_catalogue_survives_whatever_it_is_told(tmp_path):
 
 
 def test_the_catalogue_reads_what_the_real_backend_says():
+    from backend.offer import describe
     from backend.packs import PUBLISHED
     from backend.recipes import RECIPES
-    from backend.tasks import describe
 
     catalogue = Catalogue()
     said = json.loads(json.dumps({"recipes": [describe(recipe) for recipe in RECIPES.values()]}))
