@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,18 @@ def job(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_recipe_says_what_the_models_want(models: Models) -> None:
+def packs(folder: Path) -> set[str]:
+    """Whose weights a job took, as its report says."""
+    return {entry["name"] for entry in json.loads((folder / "report.json").read_text())["weights"]}
+
+
+def test_the_recipe_says_what_the_models_want() -> None:
     """The recipe's figures are used before any model is loaded, so they must be the models' own."""
+    from backend.reconstruct.lgm import LgmReconstructor
     from backend.views import dmv3d
 
     assert (STARTER.radius, STARTER.fov_degrees) == (dmv3d.RADIUS, dmv3d.FOV_DEGREES)
-    reconstructor = models.reconstructor(STARTER, "cpu")
-    assert STARTER.view_size >= reconstructor.size  # type: ignore[attr-defined]
+    assert STARTER.view_size >= LgmReconstructor.load().size
 
 
 def test_a_prompt_becomes_an_object_of_its_colour(job: Path) -> None:
@@ -58,6 +64,7 @@ def test_a_prompt_becomes_an_object_of_its_colour(job: Path) -> None:
     assert (job / "mesh.glb").stat().st_size > 10_000
     cloud = read_gaussian_ply(job / "gaussians.ply")
     assert float(cloud.means.abs().max()) < 1.5
+    assert packs(job) == {"dmv3d", "reader"}, "its own views are rebuilt by the model that made them"
 
 
 def test_the_same_seed_gives_the_same_views(models: Models, job: Path, tmp_path: Path) -> None:
@@ -93,5 +100,6 @@ def test_posed_pictures_from_the_world_reconstruct(models: Models, tmp_path: Pat
     events = list(run_job(request, tmp_path / "job", models=models))
     assert not [event for event in events if isinstance(event, Warned) and "background" in event.message]
     cloud = read_gaussian_ply(tmp_path / "job" / "gaussians.ply")
+    assert packs(tmp_path / "job") == {"lgm"}
     assert len(cloud) > 300
     assert float(cloud.means.abs().quantile(0.98)) < 1.2

@@ -24,8 +24,8 @@ from backend.surface.polygonise import polygonise
 
 SIDE = 96  # cells along a side of the cube [-1, 1]^3
 _COARSE = 32  # cells a side in which empty space is passed over; SIDE is a multiple of it
-_HIDDEN = 0.35  # optical depth that hides: a rod with as much on either side is half transparent in a picture
-_BLUR = 1.0  # cells: planes leave ripples about as fine as themselves
+_HIDDEN = 0.4  # optical depth that hides: of a rod with as much around its axis half can be seen through
+_BLUR = 0.8  # cells: planes leave ripples about as fine as themselves
 _SMOOTHING = 10  # rounds of Taubin's
 _OPACITY = 0.95
 _EMPTY = -30.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,14 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backend.datatypes import Views
+from backend.cameras import orbit, rays, world_to_camera_opencv
+from backend.datatypes import Cameras, Gaussians, Views
+from backend.reconstruct.dmv3d import Dmv3dReconstructor
 from backend.reconstruct.lgm import LgmReconstructor
+from backend.render.geometry import rasterization_geometry
 from backend.render.views import render_gaussians
 from backend.training import dmv3d, lgm, picture_reader
 from backend.training.contact_sheet import save_sheet
 from backend.training.dataset import HELD_OUT_SEED, dmv3d_batch
 from backend.training.prompts import JUDGED
-from backend.views.dmv3d import Dmv3dGenerator
+from backend.training.world.scene import sample_object
+from backend.training.world.tracer import render_batch
+from backend.views.dmv3d import AZIMUTHS, ELEVATION, FOV_DEGREES, RADIUS, Dmv3dGenerator
 from backend.views.picture_reader import StarterPictureReader
 from backend.weights import STARTER_PACK, load_checkpoint, sha256_of
 
@@ -39,13 +46,15 @@ def evaluate(pack: Path, out: Path, device: str = "cpu", seed: int = 0) -> dict[
     """Figures of the three models in `pack`, and in `out` a sheet of the judged prompts: four views of two seeds each,
     and below them the same views of the reconstructed Gaussians. Raises MissingWeights."""
     generator = Dmv3dGenerator.load(pack / "dmv3d.safetensors", device)
-    reconstructor = LgmReconstructor.load(pack / "lgm.safetensors", device)
+    lgm_alone = LgmReconstructor.load(pack / "lgm.safetensors", device)
+    reconstructor = Dmv3dReconstructor(generator, lambda: lgm_alone)
     reader = StarterPictureReader.load(pack / "reader.safetensors", device)
     small = generator.network.config.image_size
     figures: dict[str, Any] = {
         "dmv3d": dmv3d.validate(generator.network, generator.vocabulary, seed, small, device),
         "reader": picture_reader.validate(reader.network, seed, small, device),
-        "lgm": lgm.validate(reconstructor.network, seed, reconstructor.size, device)[0],
+        "lgm": lgm.validate(lgm_alone.network, seed, lgm_alone.size, device)[0],
+        "rebuilt": from_views(reconstructor, seed),
         "seeds": {},
     }
     rows = []
@@ -53,7 +62,7 @@ def evaluate(pack: Path, out: Path, device: str = "cpu", seed: int = 0) -> dict[
         made: list[Views] = []
         for number in range(2):
             views = dmv3d.finish(generator.generate(prompt, seed=number))
-            gaussians = dmv3d.finish(reconstructor.reconstruct(views))
+            gaussians = dmv3d.finish(reconstructor.reconstruct(replace(views, caption=prompt), []))
             rendered = render_gaussians(gaussians, views.cameras, background=1.0)
             rows += [(f"{prompt}, seed {number}", views.over(1.0)), ("its Gaussians", rendered[:, :3])]
             made.append(views)
@@ -86,6 +95,41 @@ def from_pictures(generator: Dmv3dGenerator, seed: int, out: Path, count: int = 
         "pictured_silhouette_iou": round(fmean(outlines), 3),
         "hidden_silhouette_iou": round(fmean(hidden), 3),
         "color_difference": round(fmean(colors), 3),
+    }
+
+
+def from_views(reconstructor: Dmv3dReconstructor, seed: int, count: int = 24) -> dict[str, dict[str, float]]:
+    """How well objects that nothing was trained on are rebuilt from four views of them, with their caption (by DMV3D)
+    and without (by LGM), seen from four other sides: outlines, colours over white, depth where both are solid."""
+    size = reconstructor.generator.image_size
+    given = orbit(list(AZIMUTHS), ELEVATION, RADIUS, FOV_DEGREES, size)
+    unseen = orbit([turn + 45.0 for turn in AZIMUTHS], [0.0, 45.0, 10.0, 70.0], RADIUS, FOV_DEGREES, size)
+    sums = {name: {"silhouette_iou": 0.0, "psnr": 0.0, "depth_error": 0.0} for name in ("dmv3d", "lgm")}
+    for index in range(count):
+        example = sample_object(seed + HELD_OUT_SEED, index)
+        rgba, distances = render_batch([example.rows] * 2, [given, unseen])
+        for name, caption in (("dmv3d", example.caption), ("lgm", None)):
+            gaussians = dmv3d.finish(reconstructor.reconstruct(Views(rgba[0], given, caption), []))
+            for key, value in _compared(gaussians, unseen, rgba[1], distances[1]).items():
+                sums[name][key] += value / count
+    return {name: {key: round(value, 4) for key, value in figures.items()} for name, figures in sums.items()}
+
+
+def _compared(gaussians: Gaussians, cameras: Cameras, truth: Tensor, distances: Tensor) -> dict[str, float]:
+    made = render_gaussians(gaussians, cameras, background=1.0)
+    shown = truth[:, :3] * truth[:, 3:] + 1 - truth[:, 3:]
+    depth, _, _ = rasterization_geometry(
+        gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, world_to_camera_opencv(cameras),
+        cameras.intrinsics, cameras.width, cameras.height, median=True,
+    )  # fmt: skip
+    _, directions = rays(cameras)
+    along = -(directions * cameras.camera_to_world[:, None, None, :3, 2]).sum(-1)  # of a unit of distance, in depth
+    error = (depth[..., 0] - distances * along).abs()
+    both = (made[:, 3] > 0.5) & (truth[:, 3] > 0.5) & (depth[..., 0] > 0)
+    return {
+        "silhouette_iou": fmean(silhouette_iou(a[3], b[3]) for a, b in zip(made, truth, strict=True)),
+        "psnr": -10 * math.log10(max(float((made[:, :3] - shown).square().mean()), 1e-9)),
+        "depth_error": float(error[both].mean()) if bool(both.any()) else 1.0,
     }
 
 
