@@ -9,11 +9,11 @@ import contextlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-STARTER = "starter"
+STARTER, OWN = "starter", "GPL-3.0-or-later"
 _FILE = "catalogue.json"
 
 
@@ -28,10 +28,29 @@ class RecipeChoice:
     least_views: int | None = None
     missing: tuple[str, ...] = ()
     rerolls: bool = False
+    picture_first: bool = False  # of words
+    licences: dict[str, str] = field(default_factory=dict)  # by weights
+    memory: dict[str, dict[str, float]] = field(default_factory=dict)  # by from_text and from_picture: gpu, cpu
+
+    def uses(self, pictured: bool) -> tuple[str, ...]:
+        """The weights that take part in making an object of a picture, or of words alone."""
+        return (self.from_picture if pictured else self.from_text) or ()
 
     def lacks(self, pictured: bool) -> list[str]:
-        """The weights that are missing to make an object of a picture, or of words alone."""
-        return [name for name in (self.from_picture if pictured else self.from_text) or () if name in self.missing]
+        """Those of them that are missing."""
+        return [name for name in self.uses(pictured) if name in self.missing]
+
+    def terms(self, pictured: bool) -> list[str]:
+        """Licences and memory, in a sentence each; nothing of the starter, whose weights are the project's own."""
+        licences: dict[str, list[str]] = {}
+        for name in self.uses(pictured):
+            licences.setdefault(self.licences.get(name, ""), []).append(name)
+        lines = [f"{', '.join(names)}: {licence}" for licence, names in licences.items() if licence not in ("", OWN)]
+        need = self.memory.get("from_picture" if pictured else "from_text", {})
+        if need.get("gpu") and need.get("cpu"):
+            card, machine = (f"{need[where] / 1e9:.0f} GB" for where in ("gpu", "cpu"))
+            lines.append(f"About {card} of a graphics card's memory, or {machine} of the machine's (an estimate)")
+        return lines
 
 
 ONLY_STARTER = RecipeChoice(STARTER, "Starter: small models that come with Splatsmith", least_views=4, rerolls=True)
@@ -115,11 +134,22 @@ def _recipe(entry: dict[str, Any]) -> RecipeChoice:
         least if isinstance(least, int) else None,
         _names(entry.get("missing")) or (),
         entry.get("rerolls") is True,
+        entry.get("picture_first") is True,
+        {str(name): str(licence) for name, licence in _mapping(entry.get("licences")).items()},
+        {source: _numbers(need) for source, need in _mapping(entry.get("memory")).items()},
     )
 
 
 def _names(values: Any) -> tuple[str, ...] | None:
     return tuple(map(str, values)) if isinstance(values, list) else None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    return {name: number for name, number in _mapping(value).items() if isinstance(number, (int, float))}
 
 
 def _dicts(values: Any) -> list[dict[str, Any]]:

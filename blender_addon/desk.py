@@ -1,4 +1,5 @@
-"""The views of one job on the artist's desk: what may be done with them before the mesh is made. Knows no Blender.
+"""The views of one job on the artist's desk, or the picture they will be made of: what may be done with them before the
+mesh is made. Knows no Blender.
 
 The desk asks for nothing itself: it makes the jobs that do, and takes in what came of them.
 """
@@ -18,7 +19,8 @@ from .jobs import Job, State
 class Desk:
     """views: their files. least: how many the reconstructor needs, None while unknown. earlier: changes that can be
     undone. open: whether the artist is at it; closed, the views are only to be looked at. rerolls: whether single views
-    can be made anew. own: the numbers of views that the artist put there."""
+    can be made anew. own: the numbers of views that the artist put there. picture: what the words became, where views
+    are made of that."""
 
     folder: Path
     request: dict[str, Any]
@@ -29,6 +31,7 @@ class Desk:
     open: bool = False
     rerolls: bool = False
     own: set[int] = field(default_factory=set)
+    picture: Path | None = None
 
     @classmethod
     def of(cls, job: Job, least: int | None = None, rerolls: bool = False) -> Desk:
@@ -50,10 +53,17 @@ class Desk:
             self.least = _whole(job.result.get("least"), self.least)
             return
         files = job.result.get("files")
-        self.views = _paths(files.get("views")) if isinstance(files, dict) else []
+        files = files if isinstance(files, dict) else {}
+        self.views = _paths(files.get("views"))
+        self.picture = next(iter(_paths([files.get("picture")])), None)
         self.request, self.own = dict(job.request), set()
-        self.earlier = 0 if job.makes_object else self.earlier + (1 if job.from_stage == "views" else 0)
+        self.earlier = 0 if job.makes_object else self.earlier + (1 if job.from_stage in ("picture", "views") else 0)
         self.open = not job.makes_object
+
+    @property
+    def shown_picture(self) -> Path | None:
+        """The picture as the views' generator will see it, cut out and centred."""
+        return None if self.picture is None else self.picture.with_name(f"{self.picture.stem}_preview.png")
 
     @property
     def may_drop(self) -> bool:
@@ -64,8 +74,7 @@ class Desk:
 
     def replace(self, number: int, picture: str) -> Job:
         """Raises Problem where there is no such picture."""
-        if not Path(picture).is_file():
-            raise Problem(Failure("bad_input", f"The picture {picture} does not exist.", "Choose another picture."))
+        _check_picture(picture)
         return self._edit(replace={str(number): picture})
 
     def reroll(self, number: int, seed: int) -> Job:
@@ -88,10 +97,28 @@ class Desk:
         request = {**self.request, "seed": seed}
         return Job(request, self.folder, dict(self.placement), from_stage="views", to_stage="views")
 
+    def other_picture(self, seed: int) -> Job:
+        """Another picture of the same words."""
+        request = {**self.request, "seed": seed}
+        return Job(request, self.folder, dict(self.placement), from_stage="picture", to_stage="picture")
+
+    def use_picture(self, picture: str) -> Job:
+        """The views of a picture of the artist's. Raises Problem where there is none."""
+        _check_picture(picture)
+        request = {name: value for name, value in self.request.items() if name != "prompt"}
+        request["image"] = picture
+        return Job(request, self.folder, dict(self.placement), from_stage="views", to_stage="views")
+
+    def views_of_picture(self) -> Job:
+        """The views of the picture that is here."""
+        return Job(dict(self.request), self.folder, dict(self.placement), from_stage="views", to_stage="views")
+
     def mesh(self, settings: Mapping[str, Any], placement: dict[str, Any]) -> Job:
-        """The mesh of the views that are here. settings: the mesh's, which may have changed since."""
+        """The mesh of the views that are here, or of those of the picture. settings: the mesh's, which may have changed
+        since."""
         wanted = {name: settings[name] for name in ("faces", "texture_size") if name in settings}
-        return Job({**self.request, **wanted}, self.folder, placement, from_stage="gaussians")
+        begin = "gaussians" if self.views else "views"
+        return Job({**self.request, **wanted}, self.folder, placement, from_stage=begin)
 
     def _edit(self, **what: Any) -> Job:
         params = {"folder": str(self.folder), **what}
@@ -105,6 +132,11 @@ class Desk:
 def number_of(view: Path) -> int:
     """By which the backend calls a view: views/002.png is 2."""
     return int(view.stem) if view.stem.isdecimal() else -1
+
+
+def _check_picture(picture: str) -> None:
+    if not Path(picture).is_file():
+        raise Problem(Failure("bad_input", f"The picture {picture} does not exist.", "Choose another picture."))
 
 
 def _paths(names: Any) -> list[Path]:

@@ -8,9 +8,9 @@ from typing import Any
 import bpy
 
 from . import importer, session
-from .client import Failure, Problem
 from .jobs import Job
-from .properties import LARGEST_SEED, request_settings
+from .operators_shared import guarded, queued
+from .properties import LARGEST_SEED, request_settings, stop_after
 
 
 class SPLATSMITH_OT_generate(bpy.types.Operator):
@@ -24,24 +24,13 @@ class SPLATSMITH_OT_generate(bpy.types.Operator):
         state = session.get()
         if properties.random_seed:
             properties.seed = random.randint(0, LARGEST_SEED)
-        try:
-            placement = importer.placement_now(context, properties.size)
-            to_stage = "views" if properties.views_first else None
-            job = state.generate(request_settings(properties), placement, to_stage=to_stage)
-        except Problem as problem:
-            state.problem = problem.failure
-            self.report({"ERROR"}, f"{problem.failure.message} {problem.failure.fix}")
-            return {"CANCELLED"}
-        if bpy.app.background:  # timers do not fire here: drive the job to its end
-            return self._drive(state, job)
-        return {"FINISHED"}
+        to_stage = stop_after(properties, state.catalogue.recipe(properties.recipe_name))
 
-    def _drive(self, state: session.Session, job: Job) -> set[str]:
-        state.run_to_end(job)
-        if job.failure is not None:
-            self.report({"ERROR"}, f"{job.failure.message} {job.failure.fix}")
-            return {"CANCELLED"}
-        return {"FINISHED"}
+        def submit() -> Job:
+            placement = importer.placement_now(context, properties.size)
+            return state.generate(request_settings(properties), placement, to_stage=to_stage)
+
+        return queued(self, submit)
 
 
 class SPLATSMITH_OT_cancel(bpy.types.Operator):
@@ -74,7 +63,7 @@ class SPLATSMITH_OT_set_up(bpy.types.Operator):
         return session.current is not None and not (session.current.set_up and session.current.set_up.running)
 
     def execute(self, _context: Any) -> set[str]:
-        return _guarded(self, session.get().start_set_up)
+        return guarded(self, session.get().start_set_up)
 
 
 class SPLATSMITH_OT_cancel_set_up(bpy.types.Operator):
@@ -101,7 +90,7 @@ class SPLATSMITH_OT_check(bpy.types.Operator):
         return session.current is not None and not (session.current.check and session.current.check.running)
 
     def execute(self, _context: Any) -> set[str]:
-        return _guarded(self, session.get().start_check)
+        return guarded(self, session.get().start_check)
 
 
 class SPLATSMITH_OT_preferences(bpy.types.Operator):
@@ -135,18 +124,6 @@ class SPLATSMITH_OT_open_folder(bpy.types.Operator):
         if job is not None:
             bpy.ops.wm.path_open(filepath=str(job.folder))
         return {"FINISHED"}
-
-
-def _guarded(operator: Any, action: Any) -> set[str]:
-    state = session.get()
-    try:
-        action()
-    except Problem as problem:
-        failure: Failure = problem.failure
-        state.problem = failure
-        operator.report({"ERROR"}, f"{failure.message} {failure.fix}")
-        return {"CANCELLED"}
-    return {"FINISHED"}
 
 
 CLASSES = (

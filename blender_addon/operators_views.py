@@ -4,46 +4,37 @@
 # Blender reads its properties from annotations, so they are calls here, and not postponed.
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import bpy
 from bpy.props import IntProperty, StringProperty
 
 from . import importer, session
-from .client import Problem
 from .desk import Desk
 from .jobs import Job
+from .operators_shared import queued
 from .properties import LARGEST_SEED, request_settings
 
 PICTURES = "*.png;*.jpg;*.jpeg;*.webp;*.tif;*.tiff;*.bmp;*.tga;*.gif;*.avif;*.jp2"
 
 
 class _AtTheDesk:
-    """What these buttons share: they need views, and an idle queue, since each changes what the next one sees."""
+    """What these buttons share: they need views, or the picture that they will be made of, and an idle queue, since
+    each changes what the next one sees."""
 
     @classmethod
     def poll(cls, _context: Any) -> bool:
         state = session.current
-        return state is not None and state.desk is not None and bool(state.desk.views) and not state.runner.busy
+        if state is None or state.desk is None or state.runner.busy:
+            return False
+        return bool(state.desk.views) or state.desk.picture is not None
 
-    def submit(self, job_of: Any) -> set[str]:
+    def submit(self, job_of: Callable[[Desk], Job]) -> set[str]:
         """Queues the job that `job_of` makes of the desk."""
         state = session.get()
         desk: Desk | None = state.desk
-        if desk is None:
-            return {"CANCELLED"}
-        try:
-            job: Job = state.submit(job_of(desk))
-        except Problem as problem:
-            state.problem = problem.failure
-            self.report({"ERROR"}, f"{problem.failure.message} {problem.failure.fix}")  # type: ignore[attr-defined]
-            return {"CANCELLED"}
-        if bpy.app.background:  # timers do not fire here
-            state.run_to_end(job)
-            if job.failure is not None:
-                self.report({"ERROR"}, f"{job.failure.message} {job.failure.fix}")  # type: ignore[attr-defined]
-                return {"CANCELLED"}
-        return {"FINISHED"}
+        return {"CANCELLED"} if desk is None else queued(self, lambda: state.submit(job_of(desk)))
 
 
 class SPLATSMITH_OT_edit_views(bpy.types.Operator):
@@ -152,16 +143,50 @@ class SPLATSMITH_OT_other_views(_AtTheDesk, bpy.types.Operator):
     bl_label = "Other Views"
 
     def execute(self, context: Any) -> set[str]:
-        properties = context.scene.splatsmith
-        if properties.random_seed:
-            properties.seed = random.randint(0, LARGEST_SEED)
-        else:
-            properties.seed = (properties.seed + 1) % LARGEST_SEED
-        return self.submit(lambda desk: desk.others(properties.seed))
+        seed = _next_seed(context.scene.splatsmith)
+        return self.submit(lambda desk: desk.others(seed))
+
+
+class SPLATSMITH_OT_other_picture(_AtTheDesk, bpy.types.Operator):
+    """Make another picture of the words, of another seed; nothing is made of it before you say so"""
+
+    bl_idname = "splatsmith.other_picture"
+    bl_label = "Another Picture"
+
+    def execute(self, context: Any) -> set[str]:
+        seed = _next_seed(context.scene.splatsmith)
+        return self.submit(lambda desk: desk.other_picture(seed))
+
+
+class SPLATSMITH_OT_use_picture(_AtTheDesk, bpy.types.Operator):
+    """Take a picture of yours instead, and make the views of it"""
+
+    bl_idname = "splatsmith.use_picture"
+    bl_label = "Use My Picture"
+
+    filepath: StringProperty(subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filter_glob: StringProperty(default=PICTURES, options={"HIDDEN"})
+
+    def invoke(self, context: Any, _event: Any) -> set[str]:
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def execute(self, _context: Any) -> set[str]:
+        return self.submit(lambda desk: desk.use_picture(bpy.path.abspath(self.filepath)))
+
+
+class SPLATSMITH_OT_make_views(_AtTheDesk, bpy.types.Operator):
+    """Make the views of this picture, and stop there"""
+
+    bl_idname = "splatsmith.make_views"
+    bl_label = "Make the Views"
+
+    def execute(self, _context: Any) -> set[str]:
+        return self.submit(lambda desk: desk.views_of_picture())
 
 
 class SPLATSMITH_OT_make_mesh(_AtTheDesk, bpy.types.Operator):
-    """Make the object from these views and put it at the 3D cursor"""
+    """Make the object from what is here and put it at the 3D cursor"""
 
     bl_idname = "splatsmith.make_mesh"
     bl_label = "Make the Mesh"
@@ -172,6 +197,15 @@ class SPLATSMITH_OT_make_mesh(_AtTheDesk, bpy.types.Operator):
         return self.submit(lambda desk: desk.mesh(request_settings(properties), placement))
 
 
+def _next_seed(properties: Any) -> int:
+    """Another seed than the last, put into the panel."""
+    if properties.random_seed:
+        properties.seed = random.randint(0, LARGEST_SEED)
+    else:
+        properties.seed = (properties.seed + 1) % LARGEST_SEED
+    return int(properties.seed)
+
+
 CLASSES = (
     SPLATSMITH_OT_edit_views,
     SPLATSMITH_OT_drop_view,
@@ -180,6 +214,9 @@ CLASSES = (
     SPLATSMITH_OT_reroll_view,
     SPLATSMITH_OT_fit_views,
     SPLATSMITH_OT_other_views,
+    SPLATSMITH_OT_other_picture,
+    SPLATSMITH_OT_use_picture,
+    SPLATSMITH_OT_make_views,
     SPLATSMITH_OT_make_mesh,
 )
 

@@ -10,9 +10,9 @@ from bpy.props import BoolProperty, StringProperty
 
 from . import session
 from .catalogue import licence_lines
-from .client import Problem
 from .drawing import draw_lines
 from .jobs import Job
+from .operators_shared import guarded, queued
 from .places import home
 
 DIALOG_WIDTH = 460
@@ -23,19 +23,7 @@ def _facts(name: str) -> dict[str, Any] | None:
 
 
 def _get(operator: Any, method: str, **params: Any) -> set[str]:
-    state = session.get()
-    try:
-        job = state.submit(Job({}, home().path, method=method, params=params))
-    except Problem as problem:
-        state.problem = problem.failure
-        operator.report({"ERROR"}, f"{problem.failure.message} {problem.failure.fix}")
-        return {"CANCELLED"}
-    if bpy.app.background:  # timers do not fire here
-        state.run_to_end(job)
-        if job.failure is not None:
-            operator.report({"ERROR"}, f"{job.failure.message} {job.failure.fix}")
-            return {"CANCELLED"}
-    return {"FINISHED"}
+    return queued(operator, lambda: session.get().submit(Job({}, home().path, method=method, params=params)))
 
 
 class SPLATSMITH_OT_refresh_recipes(bpy.types.Operator):
@@ -49,16 +37,12 @@ class SPLATSMITH_OT_refresh_recipes(bpy.types.Operator):
         return session.current is not None and session.current.status().ready
 
     def execute(self, _context: Any) -> set[str]:
-        state = session.get()
-        try:
-            state.refresh()
+        def ask() -> None:
+            session.get().refresh()
             if bpy.app.background:  # timers do not fire here
-                state.wait_for_answers()
-        except Problem as problem:
-            state.problem = problem.failure
-            self.report({"ERROR"}, f"{problem.failure.message} {problem.failure.fix}")
-            return {"CANCELLED"}
-        return {"FINISHED"}
+                session.get().wait_for_answers()
+
+        return guarded(self, ask)
 
 
 class SPLATSMITH_OT_download_weights(bpy.types.Operator):

@@ -10,15 +10,21 @@ import bpy
 from . import panel_recipe, panel_views, session, thumbnails
 from .drawing import characters, draw_failure, draw_lines, duration
 from .jobs import Job, Question, State
-from .properties import absolute
+from .properties import absolute, may_stop_at_picture, stop_after
 
 STAGE_NAMES = {
+    "picture": "Imagining a picture",
     "views": "Imagining views",
     "reconstruct": "Reconstructing",
     "surface": "Finding the surface",
     "texture": "Painting the texture",
     "export": "Saving",
     "weights": "Getting weights",
+}
+BUTTON = {  # by where the next job stops: alone, and with others under way
+    "picture": ("Make the Picture", "Make Another Picture"),
+    "views": ("Make Views", "Make More Views"),
+    None: ("Generate", "Generate Another"),
 }
 METHOD_NAMES = {"views.edit": "Changing the views", "weights.download": "Asking for the weights"}
 
@@ -45,12 +51,13 @@ class SPLATSMITH_PT_main(bpy.types.Panel):
         properties = context.scene.splatsmith
         _draw_inputs(layout, state, properties, width)
         complete = panel_recipe.draw(layout, state, properties, width)
-        _draw_settings(layout, properties)
+        recipe = state.catalogue.recipe(properties.recipe_name)
+        _draw_settings(layout, properties, may_stop_at_picture(properties, recipe))
         button = layout.row()
         button.scale_y = 1.4
         button.enabled = status.ready and complete
         waiting = len(state.runner.waiting) + (1 if state.runner.current is not None else 0)
-        once, again = ("Make Views", "Make More Views") if properties.views_first else ("Generate", "Generate Another")
+        once, again = BUTTON[stop_after(properties, recipe)]
         text = once if waiting == 0 else f"{again} ({waiting} under way)"
         button.operator("splatsmith.generate", text=text, icon="SHADERFX")
         if state.problem is not None:
@@ -83,7 +90,7 @@ def _draw_picture(box: Any, question: Question, width: int) -> None:
         draw_lines(box, map(str, warnings if isinstance(warnings, list) else []), width, icon="INFO")
 
 
-def _draw_settings(layout: Any, properties: Any) -> None:
+def _draw_settings(layout: Any, properties: Any, picture_first: bool) -> None:
     settings = layout.column(align=True)
     settings.use_property_split = True
     settings.use_property_decorate = False
@@ -95,6 +102,8 @@ def _draw_settings(layout: Any, properties: Any) -> None:
     settings.prop(properties, "faces")
     settings.prop(properties, "texture_size")
     settings.prop(properties, "size")
+    if picture_first:
+        settings.prop(properties, "picture_first")
     settings.prop(properties, "views_first")
 
 
@@ -123,7 +132,7 @@ def _done(job: Job) -> str:
         return "The weights are here"
     if job.method.startswith("views."):
         return "Views changed"
-    return "Done" if job.makes_object else "Views made"
+    return "Done" if job.makes_object else "Picture made" if job.to_stage == "picture" else "Views made"
 
 
 def _draw_progress(box: Any, job: Job, width: int) -> None:

@@ -27,6 +27,11 @@ def draw(layout: Any, state: session.Session, properties: Any, width: int) -> bo
         words = "This recipe takes words alone: clear the picture." if pictured else "This recipe needs a picture."
         draw_lines(layout, [words], width, icon="INFO")
         return False
+    if recipe.picture_first and not pictured:
+        draw_lines(layout, ["The words become a picture first, and the views are made of that."], width, icon="INFO")
+    terms = recipe.terms(pictured)
+    if terms:
+        draw_lines(layout, terms, width, icon="COPY_ID")
     missing = recipe.lacks(pictured)
     if missing:
         _draw_missing(layout.box(), state, missing, width)

@@ -9,7 +9,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from . import session
-from .catalogue import STARTER, Catalogue
+from .catalogue import STARTER, Catalogue, RecipeChoice
 
 LARGEST_SEED = 2**31 - 1
 
@@ -77,6 +77,11 @@ class SplatsmithProperties(bpy.types.PropertyGroup):
         description="Stop when the views are made, so that you can change them before the mesh is made",
         default=False,
     )
+    picture_first: BoolProperty(
+        name="Picture First",
+        description="Stop when the words have become a picture, so that you can take another before views are made",
+        default=False,
+    )
     seed: IntProperty(
         name="Seed",
         description="The same seed and settings give the same object",
@@ -109,6 +114,18 @@ class SplatsmithProperties(bpy.types.PropertyGroup):
         max=10_000.0,
         precision=3,
     )
+
+
+def may_stop_at_picture(properties: Any, recipe: RecipeChoice | None) -> bool:
+    """Whether the next job makes a picture of words first."""
+    return recipe is not None and recipe.picture_first and not properties.image
+
+
+def stop_after(properties: Any, recipe: RecipeChoice | None) -> str | None:
+    """The last result that the next job is to make, None for the mesh."""
+    if properties.picture_first and may_stop_at_picture(properties, recipe):
+        return "picture"
+    return "views" if properties.views_first else None
 
 
 def request_settings(properties: Any) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Session:
     def generate(
         self, settings: dict[str, Any], placement: Placement, folder: Path | None = None, to_stage: str | None = None
     ) -> Job:
-        """Queues a job; without a folder it gets one in the data folder. to_stage: "views" stops after them.
+        """Queues a job; without a folder it gets one in the data folder. to_stage: "picture" or "views" ends there.
 
         Raises Problem when the settings make no job or the backend is not set up.
         """
@@ -123,9 +123,9 @@ class Session:
         if job is not None:
             eta = None if job.eta is None else round(job.eta)
             shown += [job.id, job.state, job.stage, job.message, round(job.overall, 3), eta, len(job.warnings)]
-            shown.append(job.previews.get("views"))
+            shown += [job.previews.get("picture"), job.previews.get("views")]
         if self.desk is not None:
-            shown += [self.desk.folder, tuple(self.desk.views), self.desk.earlier, self.desk.open]
+            shown += [self.desk.folder, tuple(self.desk.views), self.desk.picture, self.desk.earlier, self.desk.open]
         shown += [self.picture is not None and self.picture.done, id(self.picture), id(self.catalogue.recipes)]
         if set_up is not None:
             shown += [set_up.step, round(set_up.fraction, 3), len(set_up.lines), set_up.lines[-1:]]

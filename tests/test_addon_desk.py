@@ -42,8 +42,40 @@ def test_every_request_of_the_desk_fits_the_wire(tmp_path):
     assert jobs[4].call()[1]["request"] == {"prompt": "a mug", "seed": 7}
     assert jobs[5].call()[1]["request"] == {"prompt": "a mug", "faces": 300}
     assert [job.makes_object for job in jobs] == [False] * 5 + [True]
-    with pytest.raises(Problem):
-        desk.replace(2, str(tmp_path / "none.png"))
+    for asked in (lambda path: desk.replace(2, path), desk.use_picture):
+        with pytest.raises(Problem):
+            asked(str(tmp_path / "none.png"))
+
+
+def test_what_is_done_with_a_picture_of_words_fits_the_wire(tmp_path):
+    (tmp_path / "mine.png").write_text("a picture")
+    desk = Desk(tmp_path, {"prompt": "a mug", "recipe": "seeing"}, {}, picture=tmp_path / "imagined.png")
+    other, views, mine, mesh = (
+        desk.other_picture(7), desk.views_of_picture(), desk.use_picture(str(tmp_path / "mine.png")), desk.mesh({}, {})
+    )  # fmt: skip
+    stages = []
+    for job in (other, views, mine, mesh):
+        method, params = job.call()
+        assert wire.mismatch(params, wire.METHODS[method].params) == ""
+        stages.append((params["from_stage"], params.get("to_stage")))
+    assert stages == [("picture", "picture"), ("views", "views"), ("views", "views"), ("views", None)]
+    assert other.request == {"prompt": "a mug", "recipe": "seeing", "seed": 7}
+    assert mine.request == {"recipe": "seeing", "image": str(tmp_path / "mine.png")}
+    assert mesh.makes_object
+    assert desk.shown_picture == tmp_path / "imagined_preview.png"
+
+
+def test_pictures_are_rolled_and_counted_and_gone_on_from(runner, tmp_path):
+    request = {"prompt": "a mug", "recipe": "seeing"}
+    desk = Desk.of(runner.run(Job(request, tmp_path / "job", to_stage="picture")))
+    assert desk.open
+    assert (desk.views, desk.picture) == ([], tmp_path / "job" / "imagined.png")
+    desk.take(runner.run(desk.other_picture(5)))
+    assert desk.earlier == 1
+    desk.take(runner.run(desk.views_of_picture()))
+    assert (len(desk.views), desk.earlier) == (4, 2)
+    assert desk.picture is not None
+    assert desk.mesh({}, {}).from_stage == "gaussians"
 
 
 def test_views_are_edited_and_the_mesh_is_made_of_what_is_left(runner, tmp_path):
@@ -95,7 +127,13 @@ def test_odd_answers_leave_an_empty_desk(result):
 
 def test_the_catalogue_survives_whatever_it_is_told(tmp_path):
     catalogue = Catalogue()
-    for answer in ({}, {"recipes": None}, {"recipes": [5, {}, {"name": 3}]}, {"published": "x"}):
+    for answer in (
+        {},
+        {"recipes": None},
+        {"recipes": [{"licences": 5, "memory": [], "picture_first": 1}]},
+        {"recipes": [5, {}, {"name": 3}]},
+        {"published": "x"},
+    ):
         assert not catalogue.take(answer)
     assert catalogue.recipes == [ONLY_STARTER]
     for content in ("", "[1]", "{", '{"recipes": {}}', "[" * 100_000):
@@ -127,6 +165,13 @@ def test_the_catalogue_reads_what_the_real_backend_says():
     assert labels[0] == "Starter"
     assert len(set(labels)) == len(labels)
     assert catalogue.recipe("starter").least_views == ONLY_STARTER.least_views
+    assert catalogue.recipe("starter").terms(pictured=False) == []
+    seeing = catalogue.recipe("grm")
+    assert seeing.picture_first
+    assert seeing.uses(pictured=False) == ("sdxl", *seeing.uses(pictured=True))
+    assert "sdxl: CreativeML Open RAIL++-M" in seeing.terms(pictured=False)
+    assert "zero123plus-v1.2: CC-BY-NC-4.0" in seeing.terms(pictured=True)
+    assert "of a graphics card's memory" in seeing.terms(pictured=True)[-1]
     for pack in PUBLISHED.values():
         said = " ".join(licence_lines(pack.describe()))
         assert pack.licence in said

@@ -46,7 +46,7 @@ def test_what_was_learnt_is_there_before_the_backend_runs_again(window, fake_bac
 
     refreshed(window)
     kept = json.loads((fake_backend / "catalogue.json").read_text())
-    assert [recipe["name"] for recipe in kept["recipes"]] == ["starter", "big"]
+    assert [recipe["name"] for recipe in kept["recipes"]] == ["starter", "seeing", "big"]
     again = session.Session()
     again.status()
     assert again.catalogue.recipe("big").missing == ("giant",)

@@ -15,10 +15,10 @@ from panel_drawing import CPU_LIMIT, ONCE, draw, tick_until  # noqa: E402
 @pytest.fixture
 def window(monkeypatch, state):
     """Clicks as in a window: they return at once, and ticks do the rest."""
-    from blender_addon import operators, operators_views, operators_weights, session
+    from blender_addon import operators, operators_shared, operators_views, operators_weights, session
 
     seen = Blender(background=False)
-    for module in (operators, operators_views, operators_weights):
+    for module in (operators, operators_shared, operators_views, operators_weights):
         monkeypatch.setattr(module, "bpy", seen)
     monkeypatch.setattr(session, "wake", lambda: None)
     return state

@@ -61,6 +61,20 @@ def box_with_nose(faces: int) -> tuple[Any, Any, Any]:
     return vertices.astype(np.float32), faces_all.astype(np.int32), uvs.astype(np.float32)
 
 
+def write_picture(job: str, folder: Path, request: dict[str, Any]) -> None:
+    """The picture of the words, whose shade the seed decides; the views of another go."""
+    import numpy as np
+
+    (folder / "views").mkdir(parents=True, exist_ok=True)
+    for view in views_of(folder):
+        Path(view).unlink()
+    shade = np.full((32, 32, 3), (40 + request.get("seed", 0)) % 200, np.uint8)
+    for name in ("imagined.png", "imagined_preview.png"):
+        write_png(folder / name, shade)
+    preview = {"job": job, "kind": "picture", "path": str(folder / "imagined_preview.png")}
+    send({"method": "preview", "params": preview})
+
+
 def write_views(folder: Path, request: dict[str, Any]) -> list[str]:
     import numpy as np
 
@@ -100,6 +114,17 @@ def edit(identity: int, params: dict[str, Any]) -> None:
 
 RECIPES = [
     {"name": "starter", "title": "Starter: small", "least_views": 3, "rerolls": True, "from_text": ["dmv3d", "lgm"]},
+    {
+        "name": "seeing",
+        "title": "Seeing: pictures alone",
+        "least_views": 4,
+        "rerolls": False,
+        "picture_first": True,
+        "from_text": ["painter", "lgm"],
+        "from_picture": ["lgm"],
+        "licences": {"painter": "Open RAIL++-M", "lgm": "GPL-3.0-or-later"},
+        "memory": {"from_text": {"gpu": 9_600_000_000, "cpu": 12_300_000_000}},
+    },
     {"name": "big", "title": "Big: large", "least_views": 4, "rerolls": False, "from_text": ["giant"]},
 ]
 GIANT = {
@@ -115,6 +140,7 @@ GIANT = {
     "file": "giant.safetensors",
     "present": False,
 }
+PAINTER = {**GIANT, "name": "painter", "title": "Painter: words to a picture", "gated": False}
 got: set[str] = set()
 
 
@@ -122,8 +148,8 @@ def initialize() -> dict[str, Any]:
     hello = {"name": "splatsmith", "version": "0", "device": "cpu", "packs": {"dmv3d": True, "lgm": True}}
     recipes = []
     for recipe in RECIPES:
-        missing = [name for name in ("giant",) if name in recipe["from_text"] and name not in got]
-        recipes.append({**recipe, "from_picture": recipe["from_text"], "missing": missing})
+        missing = [name for name in ("giant", "painter") if name in recipe["from_text"] and name not in got]
+        recipes.append({"from_picture": recipe["from_text"], **recipe, "missing": missing})
     protocol = int(os.environ.get("FAKE_BACKEND_PROTOCOL", "1"))
     return {**hello, "protocol": protocol, "recipes": recipes, "pid": os.getpid()}
 
@@ -192,8 +218,13 @@ def generate(identity: int, params: dict[str, Any]) -> None:
     prompt = request.get("prompt", "")
     if "refuse" in prompt:
         return fail(identity, "bad_input", "That prompt names nothing that can be made.", "Name an object.")
-    stages = STAGES[:1] if params.get("to_stage") == "views" else STAGES
-    stages = STAGES[1:] if params.get("from_stage") == "gaussians" else stages
+    paints = request.get("recipe") == "seeing" and not request.get("image")
+    stages = ["picture", *STAGES] if paints else list(STAGES)
+    begin, end = params.get("from_stage"), params.get("to_stage")
+    stages = stages[stages.index({"gaussians": "reconstruct"}.get(begin, begin)) :] if begin else stages
+    stages = stages[: stages.index(end) + 1] if end in stages else stages
+    if "picture" in stages:
+        write_picture(job, folder, request)
     for index, stage in enumerate(stages):
         for step in range(4):
             if job in cancelled:
@@ -211,8 +242,14 @@ def generate(identity: int, params: dict[str, Any]) -> None:
                 out.write(b"\xff\xfe not json\n[1, 2]\n")
             time.sleep(0.5 if "slow" in prompt else 0.005)
     warnings = [f'"{word}" is not in the vocabulary and was ignored.' for word in prompt.split() if word == "flurb"]
-    if params.get("to_stage") == "views":
+    if end == "picture":
+        files = {"views": [], "picture": str(folder / "imagined.png")}
+        result = {"job": job, "folder": str(folder), "files": files, "warnings": warnings, "seconds": 0.1}
+        send({"id": identity, "result": result})
+        return None
+    if end == "views":
         files = {"views": write_views(folder, request), "transforms": str(folder / "transforms.json")}
+        files |= {"picture": str(folder / "imagined.png")} if paints else {}
         result = {"job": job, "folder": str(folder), "files": files, "warnings": warnings, "seconds": 0.1}
         send({"id": identity, "result": result})
         return None
@@ -250,7 +287,15 @@ def main() -> None:
             Path(params["out"]).write_bytes(Path(params["image"]).read_bytes())
             send({"id": identity, "result": {"path": params["out"], "warnings": ["It is vague."]}})
         elif method == "weights.status":
-            send({"id": identity, "result": {"packs": [], "published": [{**GIANT, "present": "giant" in got}]}})
+            send(
+                {
+                    "id": identity,
+                    "result": {
+                        "packs": [],
+                        "published": [{**pack, "present": pack["name"] in got} for pack in (GIANT, PAINTER)],
+                    },
+                }
+            )
         elif method in ("weights.download", "weights.import"):
             threading.Thread(target=get_weights, args=(identity, params), daemon=True).start()
         elif method == "cancel":
