@@ -9,7 +9,8 @@ import trimesh
 from backend.cameras import orbit, world_to_camera_opencv
 from backend.errors import BadInput
 from backend.render import mesh as mesh_module
-from backend.render.mesh import MeshEdges, rasterize_mesh
+from backend.render.mesh import rasterize_mesh
+from backend.render.mesh_edges import MeshEdges
 
 
 def arrays(shape):

@@ -5,13 +5,10 @@ Every face is tried at every pixel; gradients are autograd's, in the precision o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from backend.render.mesh import MeshEdges
+from backend.render.mesh_edges import MeshEdges
 
 CRACK = -1e-5
 GRAZING = 1e-3
