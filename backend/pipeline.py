@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from backend.clock import Clock, Work
+from backend.clock import Clock
 from backend.datatypes import Gaussians, Mesh, Step, TexturedMesh
 from backend.device import pick_device
 from backend.errors import BadInput, Cancelled
@@ -37,22 +37,16 @@ from backend.jobfolder import (
 from backend.memory import is_out_of_memory, out_of_memory
 from backend.models import Models
 from backend.outside import load_job_views, load_posed_pictures
+from backend.planning import plan_of, work_of
 from backend.recipes import Reconstructor, find_recipe
 from backend.refining import Refiner, load_all_pictures
 from backend.report import Report
-from backend.request import RESULTS, Request
+from backend.request import Request
 
 T = TypeVar("T")
 Events = Generator[Event, None, T]
-STAGES_OF = {
-    "picture": ("picture",),
-    "views": ("views",),
-    "gaussians": ("reconstruct",),
-    "mesh": ("surface", "texture", "export"),
-}
 _PREVIEW_SECONDS = 0.5
 _MOST_SHOWN = 24
-_SECONDS_A_STEP = 0.15  # of refining, before it is known
 
 
 def run_job(
@@ -100,11 +94,10 @@ class _Job:
         self._previewed = 0.0
 
     def run(self, from_stage: str | None, to_stage: str | None) -> Events[None]:
-        self.plan = plan = self._plan(from_stage, to_stage)
+        self.plan = plan = plan_of(self.request, self.folder, from_stage, to_stage)
         check_weights(self.request, self.recipe, plan)
         self.device = pick_device(self.device)
-        stages = [stage for result in plan for stage in STAGES_OF[result]]
-        self.clock = Clock({stage: self._work(stage) for stage in stages}, self.models.timings)
+        self.clock = Clock(work_of(plan, self.request, self.recipe, self.device), self.models.timings)
         self.folder.create(keep=self._source_path())
         self.report.begin(plan, self.device)
 
@@ -121,58 +114,6 @@ class _Job:
         self.report.write(self.clock.seconds, self.told)
         seconds = round(time.perf_counter() - self.clock.began, 3)
         yield Done(str(self.folder.path), self.folder.files(), list(self.told), seconds)
-
-    def _work(self, stage: str) -> Work:
-        """What the stage does, for the estimate of its time."""
-        request, recipe, guess = self.request, self.recipe, self.recipe.seconds.get(stage, 0.0)
-        device = f"{self.device} untrained" if request.random_weights else self.device
-        if stage == "picture" and recipe.picture_making is not None:
-            making = recipe.picture_making
-            return Work(stage, (making.pack, device), making.seconds, making.steps, self.device)
-        if stage == "views":
-            if request.cameras is not None:
-                return Work(stage, ("pictures",), guess)
-            way, steps = recipe.generation(request.image is not None), request.steps
-            steps = way.steps if steps is None else steps
-            return Work(stage, (recipe.name, way.pack, device), way.seconds * steps / way.steps, steps, self.device)
-        if stage == "reconstruct":
-            if request.gaussians is not None:
-                return Work(stage, ("file",), guess)
-            if request.refine_steps is not None:
-                return Work(stage, ("refine",), _SECONDS_A_STEP * request.refine_steps, request.refine_steps)
-            return Work(stage, (recipe.name, recipe.pack, device), guess, device=self.device)
-        return Work(stage, (recipe.name,), guess)
-
-    # -- what is to be made -------------------------------------------------------------------------------------------
-
-    def _plan(self, from_stage: str | None, to_stage: str | None) -> list[str]:
-        """The results to make, checked against the request and the folder before anything is touched."""
-        for name, value in (("from_stage", from_stage), ("to_stage", to_stage)):
-            if value is not None and value not in RESULTS:
-                raise BadInput(f"{name} cannot be '{str(value)[:40]}'.", f"Use one of {', '.join(RESULTS)}.")
-        first = RESULTS.index(from_stage or self.request.first_result)
-        last = RESULTS.index(to_stage or "mesh")
-        if last < first:
-            raise BadInput(f"A job cannot begin with the {RESULTS[first]} and end with the {RESULTS[last]}.")
-        if first < RESULTS.index(self.request.first_result):
-            begin = self.request.first_result
-            raise BadInput(f"A job that begins with {begin} has no {RESULTS[first]} to make.", f"Begin with {begin}.")
-        if from_stage is None or from_stage == self.request.first_result:
-            self.request.check_source()
-        elif not self.folder.has(RESULTS[first - 1]):
-            raise BadInput(
-                f"{self.folder.path} holds no {RESULTS[first - 1]} to go on from.", "Begin with an earlier stage."
-            )
-        if self.request.cameras is not None and "views" in RESULTS[first : last + 1]:
-            self._refuse_own_cameras(Path(self.request.cameras))
-        return list(RESULTS[first : last + 1])
-
-    def _refuse_own_cameras(self, cameras: Path) -> None:
-        if cameras == self.folder / TRANSFORMS:
-            raise BadInput(
-                f"The cameras lie in the output folder {self.folder.path}, where they would be overwritten.",
-                "Choose another folder, or go on from its views with from_stage gaussians.",
-            )
 
     def _source_path(self) -> Path | None:
         return Path(self.request.gaussians) if self.request.gaussians else None

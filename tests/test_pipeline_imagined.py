@@ -305,7 +305,7 @@ def test_a_cancel_leaves_no_half_picture(painter: Painter, tmp_path: Path) -> No
 
 def test_recipes_without_a_picture_say_so(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, words in (
-        (["--to-stage", "picture"], "cannot begin with the views and end with the picture"),
+        (["--to-stage", "picture"], "cannot begin with the views and end with the picture. Let it end later"),
         (["--from-stage", "picture"], "begins with views has no picture"),
     ):
         assert resumed(tmp_path / "out", "--prompt", "a mug", *options) == 1
