@@ -75,17 +75,19 @@ def import_from(pack: Published, source: Path, say: Say, expect: Callable[[int],
     """
     source = source.expanduser()
     if source.is_file():
-        base, found = source.parent, [source]
-        known = (*pack.files, *pack.also)
-        if not any(fnmatch.fnmatch(source.name, PurePosixPath(name).name) for name in known):
-            raise BadInput(f"{source.name} is not a file of {pack.name}.", f"It has {', '.join(known)}.")
+        known = [PurePosixPath(name) for name in (*pack.files, *pack.also)]
+        fitting = [name for name in known if fnmatch.fnmatch(source.name, name.name)]
+        if not fitting:
+            raise BadInput(f"{source.name} is not a file of {pack.name}.", f"It has {', '.join(map(str, known))}.")
+        inside = fitting[0].parent if "*" not in str(fitting[0].parent) else PurePosixPath()
+        found = {(inside / source.name).as_posix(): source}
     else:
-        base, found = _found_below(pack, source)
+        base, below = _found_below(pack, source)
+        found = {path.relative_to(base).as_posix(): path for path in below}
     pack.folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, dict[str, Any]] = {}
-    expect(sum(path.stat().st_size for path in found))
-    for path in found:
-        name = path.relative_to(base).as_posix()
+    expect(sum(path.stat().st_size for path in found.values()))
+    for name, path in found.items():
         say(f"{name}: {path.stat().st_size / 1e6:,.0f} MB")
         target = pack.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

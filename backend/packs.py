@@ -118,7 +118,7 @@ class Published:
     def describe(self) -> dict[str, Any]:
         """As Pack.describe, and repository, page, forbids, gated and unconfirmed."""
         files = self.record.get("files", {}) if self.present else {}
-        first = files.get(self.path.name, {})
+        first = files.get(self.path.relative_to(self.folder).as_posix(), {})
         return {
             "name": self.name,
             "title": self.title,
@@ -207,6 +207,11 @@ PUBLISHED: dict[str, Published] = {
         Published(
             "sv3d-u", "SV3D: a picture to 21 views", "stabilityai/sv3d", ("sv3d_u.safetensors",), 9_360_000_000,
             "Stability AI non-commercial community licence", _NON_COMMERCIAL, gated=True, model="sv3d",
+        ),
+        Published(
+            "matting", "BiRefNet lite: cuts the object out of any picture", "onnx-community/BiRefNet_lite-ONNX",
+            ("onnx/model.onnx",), 224_000_000, "MIT", "Nothing, as long as the notice stays with copies.", ("the size",),
+            also=("birefnet-general-lite.onnx", "isnet-general-use.onnx", "u2net.onnx"),
         ),
     )
 }  # fmt: skip

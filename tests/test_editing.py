@@ -213,7 +213,8 @@ def test_what_is_shown_of_a_picture_is_cut_out_and_centred(tmp_path: Path) -> No
     photograph = torch.ones(3, 90, 160)
     photograph[:, 20:60, 100:120] = 0.2
     write_png(tmp_path / "photo.png", photograph)
-    assert shown_picture(tmp_path / "photo.png", tmp_path / "out.png") == []
+    (note,) = shown_picture(tmp_path / "photo.png", tmp_path / "out.png")
+    assert "plain background was cut away" in note
     now = read_image(tmp_path / "out.png").rgba
     top, bottom, left, right = object_bounds(now[3])
     assert bottom - top == pytest.approx(0.9 * 256, abs=2)

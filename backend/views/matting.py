@@ -1,7 +1,7 @@
 """Cutting an object out of a picture that has no alpha, without any network: plain backgrounds, and an honest guess.
 
-A plain background is fitted to the picture's border as a smooth surface in CIELAB (a studio backdrop darkens towards
-its corners), flooded from the border, and softened where object and background mix. All arrays are NumPy, [H, W, ...].
+A plain background is fitted to the picture's border (backdrop.py), what stands before it is told by its colours and its
+outline (outlines.py), and softened here where object and background mix. All arrays are NumPy, [H, W, ...].
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ import numpy as np
 from scipy import ndimage
 from skimage.color import rgb2lab
 
-_PLAIN_SHARE = 0.7  # of the border that has to agree with the fitted background
-_NOISE_FLOOR = 1.0  # CIELAB units; below this, differences are compression and dither
-_NOISY = 3.0  # CIELAB units from which the picture is smoothed first
-_LEAST_DIFFERENCE = 6.0  # CIELAB units that an object must differ by: two to three just noticeable steps
+from backend.views.backdrop import border_mask, fit_backdrop
+from backend.views.outlines import find_object
+
+_NOISY = 1.0  # CIELAB units from which the picture is smoothed first
+_SIDE = 512  # pixels: of the longer side at which the object is looked for; its edge is then drawn at full size
 
 
 @dataclass(frozen=True)
 class Matte:
-    """alpha [H, W] in [0, 1]; rgb [H, W, 3] with the background taken out of mixed pixels; how it was found."""
+    """alpha [H, W] in [0, 1]; rgb [H, W, 3] with the background taken out of mixed pixels; how it was found.
+
+    doubtful: the share of the outline that cannot be seen in the picture.
+    """
 
     alpha: np.ndarray
     rgb: np.ndarray
     plain: bool
+    doubtful: float = 0.0
 
 
 def plain_background_matte(rgb: np.ndarray) -> Matte | None:
@@ -32,19 +37,35 @@ def plain_background_matte(rgb: np.ndarray) -> Matte | None:
 
     rgb: [H, W, 3] float in [0, 1], sRGB. The alpha is all zero where nothing stands out.
     """
-    lab = rgb2lab(rgb).astype(np.float32)
-    fitted = _fit_background(lab)
+    reduction = -(-max(rgb.shape[:2]) // _SIDE)
+    lab = rgb2lab(_averaged(rgb, reduction)).astype(np.float32)
+    fitted = fit_backdrop(lab)
     if fitted is None or fitted[1] > _NOISY:
         # Film grain and dark rooms: average over a few pixels, and lose that much sharpness.
         lab = ndimage.gaussian_filter(lab, (1.2, 1.2, 0))
-        fitted = _fit_background(lab)
+        fitted = fit_backdrop(lab)
     if fitted is None:
         return None
-    background, noise = fitted
-    distance = np.linalg.norm(lab - background, axis=-1)
-    threshold = max(_LEAST_DIFFERENCE, 4.0 * noise)
-    mask = _without_specks(~_flood(distance < threshold, distance, noise))
-    return Matte(*_soften(rgb, mask), plain=True)
+    found = find_object(lab, *fitted)
+    likelihood = found.likelihood if reduction == 1 else _enlarged(found.likelihood, reduction, rgb.shape[:2])
+    alpha, colors = _soften(rgb, without_specks(likelihood > 0.5), 2 * reduction)
+    return Matte(alpha, colors, plain=True, doubtful=found.doubtful)
+
+
+def _averaged(rgb: np.ndarray, reduction: int) -> np.ndarray:
+    """[H / r, W / r, 3], rounded up: the means of squares of r x r pixels."""
+    if reduction == 1:
+        return rgb
+    height, width = rgb.shape[:2]
+    padded = np.pad(rgb, ((0, -height % reduction), (0, -width % reduction), (0, 0)), mode="edge")
+    rows, columns = padded.shape[0] // reduction, padded.shape[1] // reduction
+    return padded.reshape(rows, reduction, columns, reduction, 3).mean((1, 3))
+
+
+def _enlarged(values: np.ndarray, reduction: int, shape: tuple[int, ...]) -> np.ndarray:
+    """[H, W] between the squares' middles."""
+    places = [(np.arange(side) + 0.5) / reduction - 0.5 for side in shape[:2]]
+    return ndimage.map_coordinates(values, np.meshgrid(*places, indexing="ij"), order=1, mode="nearest")
 
 
 def centred_guess_matte(rgb: np.ndarray) -> Matte | None:
@@ -53,7 +74,7 @@ def centred_guess_matte(rgb: np.ndarray) -> Matte | None:
     Colours are grouped by the border's own clusters; a pixel is the object's if it lies far from all of them.
     """
     lab = rgb2lab(rgb).astype(np.float32)
-    border = _border_mask(*rgb.shape[:2])
+    border = border_mask(*rgb.shape[:2])
     centers = _clusters(lab[border], 8)
     distance = np.min(np.linalg.norm(lab[:, :, None] - centers[None, None], axis=-1), axis=-1)
     distance = ndimage.gaussian_filter(distance, 0.006 * max(rgb.shape[:2]))
@@ -65,70 +86,14 @@ def centred_guess_matte(rgb: np.ndarray) -> Matte | None:
     threshold = max(_otsu(score), 5.0)
     radius = max(1, round(0.01 * max(height, width)))
     mask = ndimage.binary_closing(score > threshold, iterations=radius)
-    mask = _without_specks(ndimage.binary_fill_holes(mask), least_share=0.3)
+    mask = without_specks(ndimage.binary_fill_holes(mask), least_share=0.3)
     touching = float(mask[border].mean())
     if not 0.03 <= mask.mean() <= 0.8 or touching > 0.3:
         return None
-    return Matte(*_soften(rgb, mask), plain=False)
+    return Matte(*_soften(rgb, mask, 2), plain=False)
 
 
-def _border_mask(height: int, width: int) -> np.ndarray:
-    ring = max(1, round(0.02 * min(height, width)))
-    border = np.ones((height, width), dtype=bool)
-    border[ring : height - ring, ring : width - ring] = False
-    return border
-
-
-def _fit_background(lab: np.ndarray) -> tuple[np.ndarray, float] | None:
-    """A quadratic surface [H, W, 3] through the border's colours and its noise, or None if the border is not plain."""
-    height, width = lab.shape[:2]
-    border = _border_mask(height, width)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    x, y = x / max(width - 1, 1) * 2 - 1, y / max(height - 1, 1) * 2 - 1
-    basis = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
-    samples, colors = basis[border], lab[border]
-    if len(samples) > 4000:
-        chosen = np.linspace(0, len(samples) - 1, 4000).astype(int)
-        samples, colors = samples[chosen], colors[chosen]
-    # The object may cross the border: begin with what lies near the border's median colour, then let the surface move.
-    middle = np.median(colors, axis=0)
-    residual = np.linalg.norm(colors - middle, axis=-1)
-    surface = np.zeros((6, 3), dtype=np.float32)
-    surface[0] = middle
-    for _ in range(6):
-        limit = max(8.0, 3.0 * float(np.median(residual)))
-        inside = residual < min(limit, 25.0)
-        if inside.mean() < 0.5:
-            return None
-        # A weak pull towards a flat surface keeps the quadratic from bending where the object hides the border.
-        weight = np.diag([1e-3, 1e-2, 1e-2, 0.1, 0.1, 0.1]).astype(np.float32) * inside.sum() * 0.1
-        design, target = samples[inside], colors[inside] - middle
-        surface = np.linalg.solve(design.T @ design + weight, design.T @ target).astype(np.float32)
-        surface[0] += middle
-        residual = np.linalg.norm(colors - samples @ surface, axis=-1)
-    noise = max(_NOISE_FLOOR, 1.4826 * float(np.median(residual)))
-    agreeing = residual < max(_LEAST_DIFFERENCE, 4.0 * noise)
-    if noise > 6.0 or agreeing.mean() < _PLAIN_SHARE:
-        return None
-    return basis @ surface, noise
-
-
-def _flood(near: np.ndarray, distance: np.ndarray, noise: float) -> np.ndarray:
-    """Background: what looks like it and hangs together with the border, and holes that show nothing but it."""
-    regions, count = ndimage.label(near)
-    if count == 0:
-        return near
-    edge = np.unique(np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]]))
-    background = np.isin(regions, edge[edge > 0])
-    # The hole of a mug's handle shows the very background; a light patch on the object only resembles it.
-    index = np.arange(1, count + 1)
-    areas = ndimage.sum_labels(np.ones_like(regions), regions, index)
-    typical = ndimage.median(distance, regions, index)
-    holes = index[(areas > 0.002 * near.size) & (typical < max(0.6, 1.0 * noise) * 1.5)]
-    return background | np.isin(regions, holes)
-
-
-def _without_specks(mask: np.ndarray, least_share: float = 0.05) -> np.ndarray:
+def without_specks(mask: np.ndarray, least_share: float = 0.05) -> np.ndarray:
     """The mask without pieces smaller than `least_share` of its largest."""
     mask = ndimage.binary_opening(mask) if min(mask.shape) >= 64 else mask
     regions, count = ndimage.label(mask, structure=np.ones((3, 3)))
@@ -138,26 +103,37 @@ def _without_specks(mask: np.ndarray, least_share: float = 0.05) -> np.ndarray:
     return np.isin(regions, 1 + np.flatnonzero(areas >= least_share * areas.max()))
 
 
-def _soften(rgb: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Alpha [H, W] and unmixed colours [H, W, 3]: a thin band is mixed from both sides."""
+def _soften(rgb: np.ndarray, mask: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Alpha [H, W] and unmixed colours [H, W, 3]: a band, `width` pixels to each side, is mixed from both."""
     alpha = mask.astype(np.float32)
-    band = ndimage.binary_dilation(mask, iterations=2) & ~ndimage.binary_erosion(mask, iterations=2)
+    band = ndimage.binary_dilation(mask, iterations=width) & ~ndimage.binary_erosion(mask, iterations=width)
     sure_object, sure_background = mask & ~band, ~mask & ~band
     if not sure_object.any() or not sure_background.any():
         return alpha, rgb.copy()
     inside = ndimage.distance_transform_edt(~sure_object, return_distances=False, return_indices=True)
     outside = ndimage.distance_transform_edt(~sure_background, return_distances=False, return_indices=True)
-    front = rgb[tuple(inside[:, band])]
-    back = rgb[tuple(outside[:, band])]
-    axis = front - back
-    share = ((rgb[band] - back) * axis).sum(-1) / np.maximum((axis**2).sum(-1), 1e-4)
+    front, back = rgb[tuple(inside[:, band])], rgb[tuple(outside[:, band])]
+    axis, away = front - back, rgb[band] - back
+    square = np.maximum((axis**2).sum(-1), 1e-4)
+    share = (away * axis).sum(-1) / square
+    # What is no mixture of the two is the object's too, in another colour.
+    other = ((away - share[:, None] * axis) ** 2).sum(-1) > 0.02
     # Where both sides look alike the share means nothing: the mask decides.
-    telling = np.clip((axis**2).sum(-1) / 0.02, 0, 1)
+    telling = np.clip(square / 0.02, 0, 1)
     share = telling * np.clip(share, 0, 1) + (1 - telling) * mask[band]
-    alpha[band] = share
+    alpha[band] = np.where(other, np.maximum(share, mask[band]), share)
     colors = rgb.copy()
-    colors[band] = front
+    colors[band] = np.where((alpha[band] < 0.98)[:, None], front, rgb[band])
     return alpha, colors
+
+
+def colors_from_within(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """[H, W, 3]: pixels that are mixed with the background get the colour of the nearest that is not."""
+    sure = alpha > 0.98
+    if not sure.any():
+        return rgb.copy()
+    nearest = ndimage.distance_transform_edt(~sure, return_distances=False, return_indices=True)
+    return rgb[tuple(nearest)]
 
 
 def _clusters(points: np.ndarray, count: int) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,19 @@ if TYPE_CHECKING:
 
 _MATTING_SIDE = 1024  # no longer side is worth the time where the models see 64 to 512 pixels
 _SOLID = 0.5  # alpha from which a pixel counts as the object's
+_MOST_DOUBT = 0.35  # share of the outline that may be invisible
+_BY_NETWORK = "was cut out by the network 'matting'."
+_BETTER = "a cut-out with transparency, or the network that cuts objects out of anything ('weights download matting')"
+
+
+class Way(Enum):
+    """What told the object from its background."""
+
+    ALPHA = "the file's transparency"
+    NETWORK = "the matting network"
+    PLAIN = "a plain background"
+    GUESS = "a guess at the middle"
+    NONE = "nothing: the whole picture"
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,9 @@ def prepare_picture(picture: Picture, size: int, object_fraction: float) -> tupl
     Returns rgba [4, size, size] and the warnings a user should see. Raises BadInput where no object can be found.
     """
     warnings = list(picture.warnings)
-    rgba = picture.rgba if picture.had_alpha else cut_out(picture, warnings)
+    rgba, way = (picture.rgba, Way.ALPHA) if picture.had_alpha else separated(picture, warnings)
+    if way is Way.PLAIN:
+        warnings.append("The picture has no transparency: its plain background was cut away.")
     if float(rgba[3].max()) < 0.02:
         what = "is transparent everywhere" if picture.had_alpha else "shows no object"
         raise BadInput(f"The picture {what}.", "Use a picture in which an object can be seen.")
@@ -57,37 +74,66 @@ def prepare_picture(picture: Picture, size: int, object_fraction: float) -> tupl
 
 
 def cut_out(picture: Picture, warnings: list[str], name: str = "The picture") -> Tensor:
-    """[4, h, w] with the background of an opaque picture made transparent; what was done is told in `warnings`.
+    """As `separated`, its picture alone."""
+    return separated(picture, warnings, name)[0]
 
-    Raises BadInput where the background is plain and nothing stands out from it.
+
+def separated(picture: Picture, warnings: list[str], name: str = "The picture") -> tuple[Tensor, Way]:
+    """[4, h, w] with the background of an opaque picture made transparent, and by what; doubts go into `warnings`.
+
+    A network does it where its weights and onnxruntime are on this machine; else plain backgrounds are told by the
+    project's own means, and of others the middle is guessed. Nothing is fetched.
+
+    Raises BadInput where the background is plain and nothing stands out from it, or too little to tell where it ends,
+    and what `backend.views.matting_model.model_matte` raises.
     """
-    # Imported here, as it brings SciPy and scikit-image along, which a prompt does not need at once.
+    # Imported here, as they bring SciPy and scikit-image along, which a prompt does not need at once.
     from backend.views.matting import centred_guess_matte, plain_background_matte
+    from backend.views.matting_model import matting_model, model_matte, runtime_installed
 
     rgba = _reduced(picture.rgba)
-    rgb = rgba[:3].permute(1, 2, 0).numpy()
+    rgb = rgba[:3].permute(1, 2, 0).contiguous().numpy()
+    network = matting_model()
+    if network is not None and not runtime_installed():
+        warnings.append("The matting network is there, but not the package onnxruntime: pip install onnxruntime.")
+    elif network is not None and (matte := model_matte(rgb, network)) is not None:
+        warnings.append(f"{name} {_BY_NETWORK}")
+        return _to_rgba(matte), Way.NETWORK
     matte = plain_background_matte(rgb)
     if matte is not None:
         covered = float(matte.alpha.mean())
         if covered < 0.002:
             raise BadInput(
                 f"{name} shows nothing that stands out from its background.",
-                "Use a picture of one object before a plain background of another colour, or with transparency.",
+                f"Use a picture of one object before a plain background of another colour, or {_BETTER}.",
+            )
+        if matte.doubtful > _MOST_DOUBT:
+            raise BadInput(
+                f"In {_within(name)} the object's colours are too near its background's to tell where it ends.",
+                f"Use a background of another colour, or {_BETTER}.",
             )
         if covered < 0.97:
-            return _to_rgba(matte)
+            return _to_rgba(matte), Way.PLAIN
     guess = centred_guess_matte(rgb)
     if guess is not None:
         warnings.append(
-            f"{name} has no plain background: what its middle shows was taken as the object. "
-            "A cut-out with a transparent background works better."
+            f"{name} has no plain background: what its middle shows was taken as the object. Better is {_BETTER}."
         )
-        return _to_rgba(guess)
+        return _to_rgba(guess), Way.GUESS
     warnings.append(
         f"{name} has no plain background and no object could be told from it: the whole picture was used. "
-        "A cut-out with a transparent background works better."
+        f"Better is {_BETTER}."
     )
-    return rgba
+    return rgba, Way.NONE
+
+
+def further_packs(notes: Sequence[str]) -> list[str]:
+    """The weights that took part in cutting a picture out, from what was noted of it."""
+    return ["matting"] if any(note.endswith(_BY_NETWORK) for note in notes) else []
+
+
+def _within(name: str) -> str:
+    return name[0].lower() + name[1:] if name.startswith("The ") else name
 
 
 def _reduced(rgba: Tensor) -> Tensor:
