@@ -31,11 +31,18 @@ small = test_pipeline_published.small  # a fixture: small reconstructors, no sur
 # Recipe, how many views, where the first stands (azimuth, elevation, distance), the lens in degrees.
 VIEWS = {
     "grm": (4, 30.0, 20.0, 3.7321, 30.0),
+    "grm-zero123plus-v1.1": (4, 30.0, 30.0, 2.4127, 50.0),
     "grm-sv3d": (4, 10.0, 20.0, 3.4847, 33.8),
     "geolrm": (21, 17.1429, 10.0, 2.7, 39.6),
     "geolrm-zero123plus": (6, 30.0, 20.0, 2.7, 30.0),
 }
-PACKS = {"grm": "grm-r", "grm-sv3d": "grm-u", "geolrm": "geolrm", "geolrm-zero123plus": "geolrm"}
+PACKS = {
+    "grm": "grm-r",
+    "grm-zero123plus-v1.1": "grm-zero123plus",
+    "grm-sv3d": "grm-u",
+    "geolrm": "geolrm",
+    "geolrm-zero123plus": "geolrm",
+}
 
 
 @pytest.fixture(scope="module")
