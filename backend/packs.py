@@ -210,8 +210,8 @@ PUBLISHED: dict[str, Published] = {
         ),
         Published(
             "matting", "BiRefNet lite: cuts the object out of any picture", "onnx-community/BiRefNet_lite-ONNX",
-            ("onnx/model.onnx",), 224_000_000, "MIT", "Nothing, as long as the notice stays with copies.", ("the size",),
-            also=("birefnet-general-lite.onnx", "isnet-general-use.onnx", "u2net.onnx"),
+            ("onnx/model.onnx",), 224_000_000, "MIT", "Nothing, as long as the notice stays with copies.",
+            ("the size",), also=("birefnet-general-lite.onnx", "isnet-general-use.onnx", "u2net.onnx"),
         ),
     )
 }  # fmt: skip
