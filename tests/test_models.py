@@ -101,6 +101,8 @@ def test_as_much_lies_on_the_card_as_fits(free: int | None, way: str) -> None:
 def test_what_is_short() -> None:
     need = Need(parameters=100, working=80)
     assert (need.bytes(4), need.bytes(2)) == (480, 240)
+    assert Need(100, 80, narrow=True, decoding=50).bytes(4) == 200 + 80
+    assert Need(100, 80, narrow=True, decoding=50).bytes(2) == 200 + 50
     assert not is_short(need, 4, 480 + RESERVE)
     assert is_short(need, 4, 479 + RESERVE)
     assert not is_short(None, 4, 0)

@@ -51,7 +51,8 @@ def test_the_list_says_what_is_missing_and_what_is_forbidden(capsys: pytest.Capt
     said = capsys.readouterr().out
     for recipe in RECIPES.values():
         assert f"{recipe.name}: {recipe.title}" in said
-    assert "of words     with sdxl (missing), zero123plus-v1.2 (missing), grm-r (missing); 10 GB of a graphics" in said
+    memory = f"{NEEDS['sdxl'].bytes(2) / 1e9:.0f} GB of a graphics"
+    assert f"of words     with sdxl (missing), zero123plus-v1.2 (missing), grm-r (missing); {memory}" in said
     assert "sdxl (about 6.9 GB), CreativeML Open RAIL++-M" in said
     assert "Commercial use is not forbidden." in said
     assert backend.__main__.main(["recipes", "--json"]) == 0

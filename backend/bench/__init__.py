@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from backend.bench import mesh, reconstruct, refine, render, texture
+from backend.bench import mesh, reconstruct, refine, render, texture, views
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
         ("texture", texture, "unwrapping, and the texture's texels"),
         ("refine", refine, "fitting Gaussians to pictures"),
         ("reconstruct", reconstruct, "the published reconstructors, time and memory"),
+        ("views", views, "the published view generators, time and memory"),
     )
     for name, module, what in modules:
         part = parts.add_parser(name, help=what, description=module.run.__doc__)

@@ -60,7 +60,7 @@ def untrained_pipeline(
         image_encoder = feature_extractor = None
         if pictured:
             vision = CLIPVisionConfig(
-                hidden_size=PICTURE_WIDTH, intermediate_size=4 * PICTURE_WIDTH if sizes is FULL else 64,
+                hidden_size=PICTURE_WIDTH, intermediate_size=4 * PICTURE_WIDTH if sizes.picture_layers == 32 else 64,
                 num_hidden_layers=sizes.picture_layers, num_attention_heads=16, hidden_act="gelu",
                 image_size=sizes.picture, patch_size=14,
             )  # fmt: skip

@@ -93,15 +93,23 @@ class Sv3dGenerator:
         return cls(load_sv3d(path, inference_dtype(device, torch.float16)), way, device=device, **options)
 
     @classmethod
-    def untrained(cls, way: Way = EVEN, seed: int = 0, device: str = "cpu", **options: Any) -> Sv3dGenerator:
-        """Random weights at the published size: for trying the way of a job, never for a result."""
+    def untrained(
+        cls,
+        way: Way = EVEN,
+        seed: int = 0,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        config: dict[str, dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> Sv3dGenerator:
+        """Random weights, by default at the published sizes: for trying the way of a job, never for a result."""
         check_libraries()
         from backend.nets.sv3d import Sv3d, build, published_config
 
-        dtype = inference_dtype(device, torch.float16)
+        dtype = dtype or inference_dtype(device, torch.float16)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            networks = build(published_config("p"))
+            networks = build(config or published_config("p"))
         for name in ("unet", "vision_encoder"):
             networks[name] = networks[name].to(dtype)
         return cls(Sv3d(**networks), way, device=device, **options)

@@ -176,8 +176,17 @@ class Zero123PlusGenerator:
         return cls(model, scheduler, version, device=device, **options)
 
     @classmethod
-    def untrained(cls, version: Version = V1_2, seed: int = 0, device: str = "cpu", **options: Any) -> Any:
-        """Random weights at the published size: for trying the way of a job, never for a result."""
+    def untrained(
+        cls,
+        version: Version = V1_2,
+        seed: int = 0,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        tile: int = 320,
+        components: dict[str, dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> Zero123PlusGenerator:
+        """Random weights, by default at the published sizes: for trying the way of a job, never for a result."""
         check_libraries()
         from diffusers import EulerAncestralDiscreteScheduler
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -187,15 +196,14 @@ class Zero123PlusGenerator:
         from backend.nets.zero123plus import Zero123Plus
         from backend.nets.zero123plus_config import COMPONENTS, SCHEDULER
 
-        dtype = inference_dtype(device, torch.float16)
+        dtype, sizes = dtype or inference_dtype(device, torch.float16), components or COMPONENTS
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            unet, vae = UNet2DConditionModel(**COMPONENTS["unet"]), AutoencoderKL(**COMPONENTS["vae"])
-            vision = picture_encoder(COMPONENTS["vision_encoder"])
-            empty = torch.randn(1, 77, COMPONENTS["unet"]["cross_attention_dim"])
-        model = Zero123Plus(
-            unet.to(dtype), vae.to(_vae_dtype(dtype)), vision.to(dtype), empty, torch.linspace(0, 1, 77)
-        )
+            unet = UNet2DConditionModel(**sizes["unet"]).to(dtype)
+            vae = AutoencoderKL(**sizes["vae"]).to(_vae_dtype(dtype))
+            vision = picture_encoder(sizes["vision_encoder"]).to(dtype)
+            empty = torch.randn(1, 77, sizes["unet"]["cross_attention_dim"])
+        model = Zero123Plus(unet, vae, vision, empty, torch.linspace(0, 1, 77), tile)
         scheduler = EulerAncestralDiscreteScheduler.from_config(SCHEDULER, timestep_spacing="trailing")
         return cls(model, scheduler, version, device=device, **options)
 
