@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from test_views_residence import WORKING, on_card
 from text_to_image_cases import SMALL
 from torch import Tensor
 
 from backend.datatypes import Step
 from backend.errors import BadInput
+from backend.memory import LAYERS, RESERVE, TURNS, WHOLE
 from backend.packs import PUBLISHED
+from backend.views.residence import module_bytes
 from backend.views.text_to_image import NEGATIVE_PROMPT, PACK, TextToImage, clean_guess
+from backend.views.text_to_image_loading import assembled
 from backend.views.text_to_image_untrained import FULL, networks, untrained_pipeline
 
 
@@ -138,6 +142,31 @@ def test_weights_in_half_precision_lose_nothing_on_a_cpu(small: TextToImage) -> 
         parts[name] = fresh
     wide = StableDiffusionXLPipeline(**(plain.components | parts), add_watermarker=False)
     assert torch.equal(walked(TextToImage(wide))[0], walked(small)[0])
+
+
+def test_whatever_fits_on_a_graphics_card_the_picture_is_the_same() -> None:
+    """On a made-up card, off which weights are not-a-number."""
+    made = {name: make().eval() for name, make in networks(SMALL).items()}
+    other = untrained_pipeline(SMALL)
+    pipeline = assembled(
+        made["vae"], made["text_encoder"], made["text_encoder_2"], other.tokenizer, other.tokenizer_2, made["unet"],
+        other.scheduler, torch.float16,
+    )  # fmt: skip
+    maker = TextToImage(pipeline)
+    sizes = {name: module_bytes(part) for name, part in made.items()}
+    assert set(maker.residence.parts) == set(sizes)
+    plain, _ = walked(maker)
+    card, residence = on_card(maker, 2**40)
+    for free, way, most in (
+        (2**40, WHOLE, sum(sizes.values())),
+        (max(sizes.values()) + WORKING + RESERVE, TURNS, max(sizes.values())),
+        (0, LAYERS, max(size for name, size in sizes.items() if name != "unet")),
+    ):
+        card.free, card.most = free, 0
+        assert torch.equal(walked(maker)[0], plain)
+        assert (residence.way, card.most) == (way, most)
+        residence.leave()
+        assert card.there == set()
 
 
 def test_at_full_size_the_networks_have_the_published_number_of_weights() -> None:
