@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from backend.__main__ import main
 from backend.errors import BadInput, MissingWeights
 from backend.nets.diffusion import log_snr
 from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
@@ -103,6 +104,27 @@ def test_an_exported_run_loads_as_a_generator(tmp_path: Path) -> None:
     assert (card["steps"], card["minutes"], card["seed"]) == (7, 2.0, 3)
     with pytest.raises(BadInput, match="no training run"):
         export(tmp_path / "elsewhere", tmp_path / "x.safetensors")
+
+
+def test_training_goes_on_with_the_sizes_of_the_weights(tmp_path: Path) -> None:
+    config = Dmv3dConfig(
+        vocabulary=len(TOKENS), image_size=32, width=48, heads=3, encoder_blocks=1, decoder_blocks=1, plane_tokens=4
+    )
+    card = {"model": "dmv3d", "config": config.to_dict(), "tokens": list(TOKENS)}
+    save_checkpoint(tmp_path / "tiny.safetensors", Dmv3d(config).state_dict(), card, torch.float16)
+    weights = str(tmp_path / "tiny.safetensors")
+    more = ["--steps", "1", "--batch", "1", "--watch-minutes", "1e9", "--from-weights", weights]
+    assert main(["train", "dmv3d", "--out", str(tmp_path / "run"), *more]) == 0
+    _, trained = load_checkpoint(tmp_path / "run" / "dmv3d.safetensors")
+    assert trained["config"] == config.to_dict()
+    assert trained["steps"] == 1
+
+
+def test_the_large_network_can_be_built() -> None:
+    with torch.device("meta"):
+        large = dmv3d.new_network(Vocabulary(), **dmv3d.NETWORKS["large"])
+    assert large.config.image_size == 128
+    assert 150e6 < sum(weight.numel() for weight in large.parameters()) < 250e6
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0, help="of the world that is trained on")
     parser.add_argument("--size", type=int, default=None, help="side of a view in pixels")
+    parser.add_argument("--network", choices=tuple(dmv3d.NETWORKS), default="small", help="dmv3d: how large a network")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads a process")
     parser.add_argument("--processes", type=int, default=1, help="processes on this machine that share every step")
@@ -60,9 +61,14 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     torch.manual_seed(seed)
     card: dict[str, Any] = {"model": arguments.model, "command": _command(arguments), "seed": seed}
     if arguments.model == "dmv3d":
-        size = arguments.size or 64
-        vocabulary = Vocabulary(_earlier_tokens(arguments) or TOKENS)
-        network = dmv3d.new_network(vocabulary, image_size=size)
+        earlier = _earlier_card(arguments)
+        vocabulary = Vocabulary(earlier.get("tokens", TOKENS))
+        sizes = dict(earlier.get("config", dmv3d.NETWORKS[arguments.network]))
+        sizes.pop("vocabulary", None)
+        if arguments.size is not None:
+            sizes["image_size"] = arguments.size
+        network = dmv3d.new_network(vocabulary, **sizes)
+        size = network.config.image_size
         card |= {"config": network.config.to_dict(), "tokens": list(vocabulary.tokens)}
         loss = dmv3d.loss_function(vocabulary, seed, batch, size, device)
         return Plan(network, loss, dmv3d.watch(vocabulary, seed, size, device), card)
@@ -80,11 +86,12 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     return Plan(reconstructor, loss_of, lgm.watch(seed, size, device), card)
 
 
-def _earlier_tokens(arguments: argparse.Namespace) -> list[str] | None:
-    """The vocabulary of the weights or the run that this training goes on from: numbers of words must not shift."""
+def _earlier_card(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Of the run or the weights that this training goes on from, which keep their sizes and their vocabulary: words must
+    not change their numbers. Empty where it begins anew."""
     if (state := load_state(arguments.out)) is not None:
-        return state["card"]["tokens"]
-    return load_checkpoint(arguments.from_weights)[1]["tokens"] if arguments.from_weights else None
+        return state["card"]
+    return load_checkpoint(arguments.from_weights)[1] if arguments.from_weights else {}
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -94,6 +101,8 @@ def _command(arguments: argparse.Namespace) -> str:
         value = getattr(arguments, name)
         if value is not None and value < 1e9:
             words.append(f"--{name.replace('_', '-')} {value:g}")
+    if arguments.network != "small":
+        words.append(f"--network {arguments.network}")
     for name in ("from_weights", "imagined_by"):
         if (path := getattr(arguments, name)) is not None:
             words.append(f"--{name.replace('_', '-')} {path.name}")

@@ -33,7 +33,18 @@ SAMPLES_PER_RAY = 32
 OCCUPANCY_WEIGHT, SURFACE_COLOR_WEIGHT, ALPHA_WEIGHT = 0.2, 1.0, 1.0
 
 
+# small: the starter pack's 5 million weights; large: 183 million, for a GPU, in the paper's proportions.
+NETWORKS: dict[str, dict[str, int]] = {
+    "small": {},
+    "large": {
+        "image_size": 128, "patch_size": 8, "stem_width": 96, "lift_width": 48, "width": 768, "heads": 12,
+        "encoder_blocks": 6, "decoder_blocks": 12, "plane_tokens": 16, "plane_width": 32,
+    },
+}  # fmt: skip
+
+
 def new_network(vocabulary: Vocabulary, **sizes: int) -> Dmv3d:
+    """sizes: as of Dmv3dConfig, for example one of NETWORKS."""
     return Dmv3d(Dmv3dConfig(vocabulary=len(vocabulary), **sizes))
 
 
