@@ -106,7 +106,8 @@ def test_an_exported_run_loads_as_a_generator(tmp_path: Path) -> None:
         export(tmp_path / "elsewhere", tmp_path / "x.safetensors")
 
 
-def test_training_goes_on_with_the_sizes_of_the_weights(tmp_path: Path) -> None:
+def test_training_goes_on_with_the_sizes_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dmv3d, "watch", lambda *_: lambda *_: {})
     config = Dmv3dConfig(
         vocabulary=len(TOKENS), image_size=32, width=48, heads=3, encoder_blocks=1, decoder_blocks=1, plane_tokens=4
     )

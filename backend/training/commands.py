@@ -87,8 +87,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _earlier_card(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Of the run or the weights that this training goes on from, which keep their sizes and their vocabulary: words must
-    not change their numbers. Empty where it begins anew."""
+    """Of the run or the weights that this training goes on from, which keep their sizes and their vocabulary: no word may
+    change its number. Empty where it begins anew."""
     if (state := load_state(arguments.out)) is not None:
         return state["card"]
     return load_checkpoint(arguments.from_weights)[1] if arguments.from_weights else {}
