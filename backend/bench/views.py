@@ -25,8 +25,8 @@ from backend.errors import SplatsmithError
 
 USUAL_STEPS = {"mvdream": 30, "imagedream": 30, "zero123plus": 75, "sv3d": 50}
 DTYPES = ("fp32", "bf16", "fp16")
-# "half": the published networks on pictures of about half the side, where the whole ones do not fit. "tiny": tests.
-SIZES = ("full", "half", "tiny")
+# "small": the published networks on small pictures, where there is no time for whole ones; "tiny": for tests.
+SIZES = ("full", "small", "tiny")
 
 
 class Row(NamedTuple):
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=["mvdream"], choices=list(USUAL_STEPS), help="which (mvdream)")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="which (default: all quick ones)")
     parser.add_argument("--steps", type=int, default=2, help="denoising steps that are measured (2)")
-    parser.add_argument("--size", default="full", choices=SIZES, help="of the views; half: the same networks (full)")
+    parser.add_argument("--size", default="full", choices=SIZES, help="of the views; small: the same networks (full)")
     parser.add_argument(
         "--rounds", type=int, default=1, help="processes of each kind, in turns; the quickest counts (1)"
     )
@@ -111,7 +111,7 @@ def _in_a_process(row: Row, pictures: Path) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}: too little memory?"]
-        raise SplatsmithError(f"The run of {row.model} in {row.dtype} failed ({last[0][:300]}).", "Try --size half.")
+        raise SplatsmithError(f"The run of {row.model} in {row.dtype} failed ({last[0][:300]}).", "Try --size small.")
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
 

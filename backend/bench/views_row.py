@@ -32,15 +32,15 @@ _FOUR = {"block_out_channels": (32,) * 4}
 
 def multiview(pictured: bool) -> Callable[[Row], Any]:
     def make(row: Row) -> MultiViewGenerator:
-        sizes = {"full": FULL, "half": replace(FULL, latent=FULL.latent // 2), "tiny": _TINY}[row.size]
+        sizes = {"full": FULL, "small": replace(FULL, latent=FULL.latent // 2), "tiny": _TINY}[row.size]
         return MultiViewGenerator(untrained_pipeline(pictured, sizes, DTYPES[row.dtype]), row.device)
 
     return make
 
 
 def zero123plus(row: Row) -> Zero123PlusGenerator:
-    tile = {"full": 320, "half": 128, "tiny": 64}[row.size]
-    components, settings = COMPONENTS, replace(FOR_VAE, size={"full": 512, "half": 256, "tiny": 64}[row.size])
+    tile = {"full": 320, "small": 128, "tiny": 64}[row.size]
+    components, settings = COMPONENTS, replace(FOR_VAE, size={"full": 512, "small": 256, "tiny": 64}[row.size])
     if row.size == "tiny":
         components = {
             "unet": COMPONENTS["unet"] | _FOUR | {"attention_head_dim": (1,) * 4, "cross_attention_dim": 32},
@@ -58,7 +58,7 @@ def sv3d(row: Row) -> Sv3dGenerator:
         config["unet"] |= _FOUR | {"num_attention_heads": (1,) * 4, "cross_attention_dim": 32}
         config["vae"] |= _FOUR
         config["vision_encoder"] |= _NARROW | {"projection_dim": 32}
-    size = {"full": 576, "half": 256, "tiny": 64}[row.size]
+    size = {"full": 576, "small": 128, "tiny": 64}[row.size]
     return Sv3dGenerator.untrained(EVEN, device=row.device, dtype=DTYPES[row.dtype], config=config, size=size)
 
 
