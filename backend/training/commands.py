@@ -87,7 +87,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _earlier_card(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Of the run or the weights that this training goes on from, which keep their sizes and their vocabulary: no word may
+    """Of the run or the weights that this training goes on from, which keep their sizes and vocabulary: no word may
     change its number. Empty where it begins anew."""
     if (state := load_state(arguments.out)) is not None:
         return state["card"]
