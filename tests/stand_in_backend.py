@@ -32,6 +32,12 @@ def _generator(device: str) -> object:
     return stand_ins.TinyGenerator()
 
 
+def _painter(device: str) -> object:
+    import stand_ins
+
+    return stand_ins.TinyPainter()
+
+
 def _reconstructor(device: str) -> object:
     import stand_ins
 
@@ -43,6 +49,10 @@ if __name__ == "__main__":
     generation = recipes.Generation(_generator, "dmv3d", steps=5, guidance=3.0, seconds=1.0, rerolls=True)
     recipes.RECIPES["starter"] = replace(
         starter, from_text=generation, from_picture=generation, load_reconstructor=_reconstructor, view_size=32
+    )
+    making = recipes.PictureMaking(_painter, "dmv3d", steps=2, guidance=5.0, seconds=1.0)
+    recipes.RECIPES["seeing"] = replace(
+        recipes.RECIPES["starter"], name="seeing", from_text=replace(generation, picture=making)
     )
     from backend.__main__ import main
 

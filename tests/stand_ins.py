@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backend.cameras import orbit, rays
 from backend.datatypes import Gaussians, Mesh, Step, TexturedMesh, Views
-from backend.recipes import RECIPES, Recipe
+from backend.recipes import RECIPES, PictureMaking, Recipe
 from backend.views.prompts import check_prompt
 from backend.vocabulary import Vocabulary
 
@@ -106,6 +106,31 @@ class TinyGenerator:
         return Views(rgba, views.cameras)
 
 
+class TinyPainter:
+    """Words to a disc on white whose colour comes from the seed; "nothing" is nothing. generator: for tests, what sees
+    the pictures."""
+
+    generator: TinyGenerator
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def notes(self, prompt: str) -> list[str]:
+        return ["Too long."] if len(prompt) > 100 else []
+
+    def wording(self, prompt: str) -> str:
+        return f"{prompt}, alone"
+
+    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float) -> Generator[Step, None, Tensor]:
+        self.calls.append({"prompt": prompt, "seed": seed})
+        disc = ball_views(64).rgba[0]
+        color = torch.rand(3, generator=torch.Generator().manual_seed(seed))[:, None, None]
+        picture = color * disc[3:] + (1 - disc[3:])
+        for step in range(steps):
+            yield Step(step + 1, steps, "Painting", torch.cat([picture, torch.ones(1, 64, 64)])[None])
+        return torch.ones(3, 64, 64) if "nothing" in prompt else picture
+
+
 class TinyReconstructor:
     """A ball of the views' mean colour."""
 
@@ -128,6 +153,14 @@ def tiny_recipe(load_generator: Callable[[str], Any] = lambda device: TinyGenera
         load_reconstructor=lambda device: TinyReconstructor(),
         view_size=VIEW_SIZE,
     )
+
+
+def seeing_recipe(load_generator: Callable[[str], Any], load_painter: Callable[[str], Any]) -> Recipe:
+    """A recipe whose generator sees pictures alone, with tiny models and weights that are always there."""
+    seeing = replace(tiny_recipe(load_generator), name="seeing", title="Seeing: for tests")
+    assert seeing.from_picture is not None
+    making = PictureMaking(load_painter, "dmv3d", steps=2, guidance=5.0, seconds=1.0)
+    return replace(seeing, from_text=replace(seeing.from_picture, picture=making))
 
 
 TINY = tiny_recipe()

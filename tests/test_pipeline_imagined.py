@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,16 @@ import test_pipeline_pictured
 import torch
 from pipeline_runs import read, run
 from text_to_image_cases import SMALL, write_folder
-from torch import Tensor
 
 import backend.__main__
 from backend import recipes
-from backend.datatypes import Step
 from backend.editing import undo
 from backend.errors import BadInput, Cancelled
 from backend.events import Done, Preview, Progress, Warned
 from backend.formats.gaussian_ply import read_gaussian_ply
 from backend.formats.images import read_image, write_png
 from backend.models import Models
-from backend.recipes import RECIPES, PictureMaking
+from backend.recipes import RECIPES
 from backend.views import text_to_image_untrained
 
 small, tiny, published = (getattr(test_pipeline_pictured, name) for name in ("small", "tiny", "published"))  # fixtures
@@ -39,38 +36,12 @@ def words(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_to_image_untrained, "FULL", SMALL)
 
 
-class Painter:
-    """A disc on white whose colour comes from the seed; "nothing" is nothing."""
-
-    def __init__(self) -> None:
-        self.calls: list[dict[str, Any]] = []
-
-    def notes(self, prompt: str) -> list[str]:
-        return ["Too long."] if len(prompt) > 100 else []
-
-    def wording(self, prompt: str) -> str:
-        return f"{prompt}, alone"
-
-    def generate(self, prompt: str, *, seed: int, steps: int, guidance: float) -> Generator[Step, None, Tensor]:
-        self.calls.append({"prompt": prompt, "seed": seed})
-        disc = stand_ins.ball_views(64).rgba[0]
-        color = torch.rand(3, generator=torch.Generator().manual_seed(seed))[:, None, None]
-        picture = color * disc[3:] + (1 - disc[3:])
-        for step in range(steps):
-            yield Step(step + 1, steps, "Painting", torch.cat([picture, torch.ones(1, 64, 64)])[None])
-        return torch.ones(3, 64, 64) if "nothing" in prompt else picture
-
-
 @pytest.fixture
-def painter(monkeypatch: pytest.MonkeyPatch, small: None) -> Painter:
+def painter(monkeypatch: pytest.MonkeyPatch, small: None) -> stand_ins.TinyPainter:
     """A recipe `seeing` with tiny models, whose generator sees pictures alone."""
-    made = Painter()
-    making = PictureMaking(lambda device: made, "dmv3d", steps=2, guidance=5.0, seconds=1.0)
-    seeing = replace(stand_ins.tiny_recipe(lambda device: generator), name="seeing")
-    assert seeing.from_picture is not None
-    seeing = replace(seeing, from_text=replace(seeing.from_picture, picture=making))
-    generator = stand_ins.TinyGenerator()
-    made.generator = generator  # type: ignore[attr-defined]
+    made, generator = stand_ins.TinyPainter(), stand_ins.TinyGenerator()
+    made.generator = generator
+    seeing = stand_ins.seeing_recipe(lambda device: generator, lambda device: made)
     monkeypatch.setitem(recipes.RECIPES, "seeing", seeing)
     return made
 
@@ -187,7 +158,7 @@ def test_every_published_generator_for_pictures_takes_words_too() -> None:
 # -- the picture as a result of its own ------------------------------------------------------------------------------
 
 
-def test_a_job_stops_at_the_picture_and_goes_on_from_it(painter: Painter, tmp_path: Path) -> None:
+def test_a_job_stops_at_the_picture_and_goes_on_from_it(painter: stand_ins.TinyPainter, tmp_path: Path) -> None:
     events = job(tmp_path / "job", to_stage="picture", seed=7)
     done = events[-1]
     assert isinstance(done, Done)
@@ -208,7 +179,7 @@ def test_a_job_stops_at_the_picture_and_goes_on_from_it(painter: Painter, tmp_pa
     assert len(painter.calls) == 1
 
 
-def test_the_picture_is_shown_as_the_generator_will_see_it(painter: Painter, tmp_path: Path) -> None:
+def test_the_picture_is_shown_as_the_generator_will_see_it(painter: stand_ins.TinyPainter, tmp_path: Path) -> None:
     events = job(tmp_path / "job", to_stage="views")
     path = str(tmp_path / "job" / "imagined_preview.png")
     assert next(event.path for event in events if isinstance(event, Preview)) == path
@@ -216,12 +187,12 @@ def test_the_picture_is_shown_as_the_generator_will_see_it(painter: Painter, tmp
     assert seen.shape == (4, 512, 512)
     assert float(seen[3, 0].max()) == 0, "cut out"
     assert float(seen[3, 40:472, 256].min()) > 0.9, "and enlarged to fill its frame"
-    call = painter.generator.calls[0]  # type: ignore[attr-defined]
+    call = painter.generator.calls[0]
     assert call["prompt"] is None
     assert call["image"].shape == (4, 32, 32)
 
 
-def test_another_picture_is_rolled_and_the_old_one_brought_back(painter: Painter, tmp_path: Path) -> None:
+def test_another_picture_is_rolled_and_the_old_one_brought_back(painter: stand_ins.TinyPainter, tmp_path: Path) -> None:
     folder = tmp_path / "job"
     job(folder, to_stage="views", seed=1)
     before = {path.name: path.read_bytes() for path in folder.rglob("*.png")}
@@ -238,7 +209,7 @@ def test_another_picture_is_rolled_and_the_old_one_brought_back(painter: Painter
     assert {path.name: path.read_bytes() for path in folder.rglob("*.png")} == before
 
 
-def test_views_of_a_picture_can_be_taken_back_to_it(painter: Painter, tmp_path: Path) -> None:
+def test_views_of_a_picture_can_be_taken_back_to_it(painter: stand_ins.TinyPainter, tmp_path: Path) -> None:
     folder = tmp_path / "job"
     job(folder, to_stage="picture")
     assert resumed(folder, "--from-stage", "views", "--to-stage", "views") == 0
@@ -247,19 +218,19 @@ def test_views_of_a_picture_can_be_taken_back_to_it(painter: Painter, tmp_path: 
     assert not (folder / "transforms.json").exists()
 
 
-def test_a_picture_painted_over_is_what_the_views_are_made_of(painter: Painter, tmp_path: Path) -> None:
+def test_a_picture_painted_over_is_what_the_views_are_made_of(painter: stand_ins.TinyPainter, tmp_path: Path) -> None:
     folder = tmp_path / "job"
     job(folder, to_stage="picture")
     mine = stand_ins.ball_views(80, (0.0, 0.0, 1.0)).rgba[0]
     write_png(folder / "imagined.png", mine)
     assert resumed(folder, "--from-stage", "views", "--to-stage", "views") == 0
-    image = painter.generator.calls[0]["image"]  # type: ignore[attr-defined]
+    image = painter.generator.calls[0]["image"]
     assert float(image[2, 16, 16]) == pytest.approx(1.0, abs=0.01)
     assert float(image[0, 16, 16]) == pytest.approx(0.0, abs=0.01)
     assert set(read(folder / "report.json")["picture"]) == {"replaced_by_sha256"}
 
 
-def test_a_file_can_take_the_pictures_place(painter: Painter, tmp_path: Path) -> None:
+def test_a_file_can_take_the_pictures_place(painter: stand_ins.TinyPainter, tmp_path: Path) -> None:
     folder = tmp_path / "job"
     job(folder, to_stage="picture")
     write_png(tmp_path / "mine.png", stand_ins.ball_views(80).rgba[0])
@@ -271,7 +242,7 @@ def test_a_file_can_take_the_pictures_place(painter: Painter, tmp_path: Path) ->
     assert "picture" not in read(folder / "report.json")
 
 
-def test_another_recipe_goes_on_with_the_same_picture(painter: Painter, tmp_path: Path) -> None:
+def test_another_recipe_goes_on_with_the_same_picture(painter: stand_ins.TinyPainter, tmp_path: Path) -> None:
     job(tmp_path / "job", to_stage="picture")
     RECIPES["other"] = replace(RECIPES["seeing"], name="other")
     try:
@@ -283,7 +254,7 @@ def test_another_recipe_goes_on_with_the_same_picture(painter: Painter, tmp_path
 
 
 def test_a_picture_of_nothing_is_a_warning_where_it_is_asked_for_and_an_error_where_views_are(
-    painter: Painter, tmp_path: Path
+    painter: stand_ins.TinyPainter, tmp_path: Path
 ) -> None:
     events = job(tmp_path / "one", prompt="nothing", to_stage="picture")
     told = [event.message for event in events if isinstance(event, Warned)]
@@ -296,7 +267,7 @@ def test_a_picture_of_nothing_is_a_warning_where_it_is_asked_for_and_an_error_wh
     assert (tmp_path / "two" / "imagined.png").is_file(), "what is finished stays, to be looked at"
 
 
-def test_a_cancel_leaves_no_half_picture(painter: Painter, tmp_path: Path) -> None:
+def test_a_cancel_leaves_no_half_picture(painter: stand_ins.TinyPainter, tmp_path: Path) -> None:
     looks = iter([False, False, False, True])
     with pytest.raises(Cancelled):
         job(tmp_path / "job", stop=lambda: next(looks))
@@ -313,7 +284,7 @@ def test_recipes_without_a_picture_say_so(small: None, tmp_path: Path, capsys: p
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
-def test_a_picture_of_the_users_own_is_not_overwritten(painter: Painter, tmp_path: Path) -> None:
+def test_a_picture_of_the_users_own_is_not_overwritten(painter: stand_ins.TinyPainter, tmp_path: Path) -> None:
     write_png(tmp_path / "imagined.png", torch.rand(3, 8, 8))
     with pytest.raises(BadInput, match=r"imagined\.png, which no job made"):
         job(tmp_path)

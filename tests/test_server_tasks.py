@@ -55,6 +55,27 @@ def test_views_first_then_edited_then_the_mesh(tiny: Client, tmp_path: Path) -> 
     assert Path(done["files"]["mesh_npz"]).is_file()
 
 
+def test_words_become_a_picture_which_is_shown_and_gone_on_from(tiny: Client, tmp_path: Path) -> None:
+    folder, request = str(tmp_path / "job"), {**PROMPT, "recipe": "seeing"}
+    told = {each["name"]: each for each in tiny.call("initialize")["result"]["recipes"]}
+    assert [told[name]["picture_first"] for name in ("starter", "seeing", "grm")] == [False, True, True]
+    tiny.heard.clear()
+    made = tiny.call("generate", job="p", folder=folder, request=request, to_stage="picture")["result"]
+    assert mismatch(made, METHODS["generate"].result) == ""
+    assert made["files"]["picture"] == str(tmp_path / "job" / "imagined.png")
+    assert {entry["stage"] for entry in tiny.notified("progress")} == {"picture"}
+    shown = tiny.notified("preview")
+    assert {(entry["kind"], Path(entry["path"]).name) for entry in shown} == {("picture", "imagined_preview.png")}
+    again = {**request, "seed": 9}
+    tiny.call("generate", job="q", folder=folder, request=again, from_stage="picture", to_stage="picture")
+    undone = tiny.call("views.edit", job="u", folder=folder, undo=True)["result"]
+    assert mismatch(undone, METHODS["views.edit"].result) == ""
+    assert (undone["views"], undone["earlier"]) == ([], 0)
+    done = tiny.call("generate", job="m", folder=folder, request=request, from_stage="views")["result"]
+    assert Path(done["files"]["mesh_npz"]).is_file()
+    assert "picture" in done["files"]
+
+
 @pytest.mark.parametrize(
     "params",
     [
