@@ -1,11 +1,13 @@
 """Published weights onto this machine: from the hub after consent, or from a folder. backend.packs says what there is.
 
-The hub's own client does the transfer: it resumes what broke off, knows the user's login, and honours HF_HUB_OFFLINE.
-It is imported only where something is downloaded. Every file is compared with the hash that the hub states.
+The hub's own client does the transfer: it knows the user's login and honours HF_HUB_OFFLINE. It is imported only where
+something is downloaded. What came of a file is kept when a download breaks off or is killed, and the rest is asked for
+the next time: the client by itself would begin anew. Every file is compared with the hash that the hub states.
 """
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import hashlib
 import json
@@ -22,6 +24,7 @@ from backend.formats.whole_file import whole_file
 from backend.packs import RECORD, Published
 
 Say = Callable[[str], None]
+_HALVES = ".downloading"  # in a pack's folder: what came of files that broke off
 _ROOM_LEFT = 512 * 2**20  # bytes that a download leaves free on the disk
 
 
@@ -43,6 +46,10 @@ def download(pack: Published, say: Say, expect: Callable[[int], None] = lambda t
     Whoever calls this has shown the licence and was told to go on. Raises Offline, BadInput where the hub wants a login
     or consent, and MissingWeights where what came is not what the hub has.
     """
+    if not pack.repository:
+        from backend.weights import how_to_get
+
+        raise MissingWeights(f"The weights {pack.name} are published nowhere.", how_to_get(pack))
     hub = _hub()
     revision, remotes = _remote_files(hub, pack)
     pack.folder.mkdir(parents=True, exist_ok=True)
@@ -56,14 +63,36 @@ def download(pack: Published, say: Say, expect: Callable[[int], None] = lambda t
     expect(sum(remote.bytes for remote in remotes))
     for remote in missing:
         say(f"{remote.name}: {remote.bytes / 1e6:,.0f} MB")
-        path = Path(
-            _asked(pack, hub.hf_hub_download, pack.repository, remote.name, revision=revision, local_dir=pack.folder)
-        )
-        if not _is(path, remote):
-            path.unlink(missing_ok=True)
-            raise MissingWeights(f"{remote.name} came otherwise than the hub has it.", "Download it again.")
+        _fetch(hub, pack, remote, revision)
+    for left in (_HALVES, ".cache"):  # the latter is the client's own
+        shutil.rmtree(pack.folder / left, ignore_errors=True)
     files = {r.name: {"bytes": r.bytes, "sha256": r.sha256 or _sha256(pack.folder / r.name)} for r in remotes}
     return _finish(pack, files, {"revision": revision}, say)
+
+
+def _fetch(hub: Any, pack: Published, remote: _Remote, revision: str) -> None:
+    """One file, from where an earlier try ended. Raises as `download` does."""
+    half = (
+        pack.folder / _HALVES / f"{remote.sha256 or remote.git_sha1}.part"
+    )  # of this content, not of another revision
+    half.parent.mkdir(parents=True, exist_ok=True)
+    if half.is_file() and half.stat().st_size > remote.bytes:
+        half.unlink()
+    address = hub.hf_hub_url(pack.repository, remote.name, revision=revision)
+    with half.open("ab") as file:
+        _asked(
+            pack, hub.file_download.http_get, address, file, resume_size=file.tell(),
+            headers=hub.utils.build_hf_headers(), expected_size=remote.bytes,
+        )  # fmt: skip
+    if not _is(half, remote):
+        half.unlink()
+        raise MissingWeights(
+            f"{remote.name} came otherwise than the hub has it, so it was deleted.",
+            "Download it again; where that keeps happening, something on the way changes files: a proxy, or a mirror.",
+        )
+    target = pack.folder / remote.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    half.replace(target)
 
 
 def import_from(pack: Published, source: Path, say: Say, expect: Callable[[int], None] = lambda total: None) -> Path:
@@ -152,6 +181,8 @@ def _hub() -> Any:
     check_online()
     try:
         import huggingface_hub
+        import huggingface_hub.file_download
+        import huggingface_hub.utils
     except ImportError as error:
         raise BadInput(
             "Downloads need the package huggingface_hub, which is not installed.",
@@ -177,6 +208,11 @@ def _asked(pack: Published, call: Callable[..., Any], *arguments: Any, **options
             f"Look at {pack.page}; log in with 'hf auth login' if it is private, or import the file from a folder.",
         ) from error
     except OSError as error:  # the disk; the client's own network errors are OSErrors too in its older versions
+        if error.errno == errno.ENOSPC:
+            raise BadInput(
+                f"The disk with {pack.folder} is full.",
+                "Make room, or set SPLATSMITH_HOME to a folder on another disk; the download goes on where it was.",
+            ) from error
         raise Offline(
             f"The download of {pack.name} broke off ({error}).", "Try again: it goes on where it was."
         ) from error

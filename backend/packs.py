@@ -67,11 +67,11 @@ PACKS: dict[str, Pack] = {
 class Published:
     """A checkpoint that its authors published.
 
-    repository: on the hub; files: their names there, or patterns for several; bytes: about how many in all, None where
-    not known. licence: as its page is said to state, "not stated" where no page did; forbids: what that licence does
-    not allow, in a sentence. gated: the hub asks for a login and for consent. unconfirmed: what to check on its page.
-    model: the network that loads it, of backend.reconstruct.checkpoints.MODELS. also: names of further files that can
-    be imported in place of the first.
+    repository: on the hub, empty where its user is the author and brings it; files: their names there, or patterns for
+    several; bytes: about how many in all, None where not known. licence: as its page is said to state, "not stated"
+    where no page did; forbids: what that licence does not allow, in a sentence. gated: the hub asks for a login and for
+    consent. unconfirmed: what to check on its page. model: the network that loads it, of
+    backend.reconstruct.checkpoints.MODELS. also: names of further files that can be imported in place of the first.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Published:
 
     @property
     def page(self) -> str:
-        return f"https://huggingface.co/{self.repository}"
+        return f"https://huggingface.co/{self.repository}" if self.repository else "docs/training.md"
 
     @property
     def folder(self) -> Path:
@@ -207,6 +207,10 @@ PUBLISHED: dict[str, Published] = {
         Published(
             "sv3d-u", "SV3D: a picture to 21 views", "stabilityai/sv3d", ("sv3d_u.safetensors",), 9_360_000_000,
             "Stability AI non-commercial community licence", _NON_COMMERCIAL, gated=True, model="sv3d",
+        ),
+        Published(
+            "dmv3d-own", "DMV3D as you trained it: text or one picture to four views and their object", "",
+            ("dmv3d.safetensors",), None, "yours", "Nothing, unless you did not train it yourself.", model="dmv3d",
         ),
         Published(
             "matting", "BiRefNet lite: cuts the object out of any picture", "onnx-community/BiRefNet_lite-ONNX",

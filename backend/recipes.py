@@ -158,6 +158,19 @@ def _starter_reconstructor(device: str) -> Reconstructor:
     return Dmv3dReconstructor.load(device=device)
 
 
+def _own_generator(device: str, untrained: bool = False) -> ViewGenerator:
+    from backend.views.published import own_dmv3d
+
+    return own_dmv3d(device, untrained)
+
+
+def _own_reconstructor(device: str, untrained: bool = False) -> Reconstructor:
+    from backend.reconstruct.dmv3d import Dmv3dReconstructor
+    from backend.views.published import own_dmv3d
+
+    return Dmv3dReconstructor(own_dmv3d(device, untrained), "dmv3d-own")
+
+
 def _published(name: str, untrained: bool) -> Callable[[str], Reconstructor]:
     """Loads a published reconstructor with its pack's weights, or makes one with random weights."""
 
@@ -267,6 +280,12 @@ _STARTER_PICTURE = Generation(
     _starter_generator, "dmv3d", steps=25, guidance=1.0, seconds=8.0, also=("reader",), rerolls=True
 )
 
+_OWN_TEXT = Generation(
+    _own_generator, "dmv3d-own", steps=25, guidance=3.0, seconds=60.0, rerolls=True,
+    load_untrained=partial(_own_generator, untrained=True),
+)  # fmt: skip
+_OWN_PICTURE = replace(_OWN_TEXT, guidance=1.0, also=("reader",))
+
 RECIPES: dict[str, Recipe] = {
     "starter": Recipe(
         name="starter",
@@ -280,6 +299,20 @@ RECIPES: dict[str, Recipe] = {
         radius=3.0,
         fov_degrees=50.0,
         seconds={"views": 2.0, "reconstruct": 0.6, "surface": 2.0, "texture": 4.5, "export": 0.5},
+    ),
+    "dmv3d": Recipe(
+        name="dmv3d",
+        title="DMV3D as you trained it, of the starter's size or larger",
+        from_text=_OWN_TEXT,
+        from_picture=_OWN_PICTURE,
+        load_reconstructor=_own_reconstructor,
+        load_untrained=partial(_own_reconstructor, untrained=True),
+        pack="dmv3d-own",
+        view_count=4,
+        view_size=128,
+        radius=3.0,
+        fov_degrees=50.0,
+        seconds={"views": 2.0, "reconstruct": 1.0, "surface": 2.0, "texture": 4.5, "export": 0.5},
     ),
     # radius: where an object of the canonical size fills as much of a picture as in what each model was trained on.
     "lgm": _published_recipe(

@@ -23,6 +23,11 @@ STARTER_PACK = Path(__file__).parent / "starter_pack"
 
 def how_to_get(*packs: Published) -> str:
     """Where weights are to be had, and under which licence."""
+    if any(not pack.repository for pack in packs):
+        return (
+            f"Train them ({packs[0].page}), bring them with 'python -m backend weights import {packs[0].name} FOLDER', "
+            "or try the way with --random-weights."
+        )
     ways = []
     for pack in packs:
         size = f"{pack.bytes / 1e9:.1f} GB, " if pack.bytes else ""

@@ -39,7 +39,7 @@ def draw(layout: Any, state: session.Session, properties: Any, width: int) -> bo
 
 
 def _draw_missing(box: Any, state: session.Session, missing: list[str], width: int) -> None:
-    draw_lines(box, ["It needs weights that others published:"], width, icon="IMPORT")
+    draw_lines(box, ["It needs weights that are not part of Splatsmith:"], width, icon="IMPORT")
     for name in missing:
         facts = state.catalogue.weights.get(name)
         row = box.row(align=True)
@@ -48,7 +48,8 @@ def _draw_missing(box: Any, state: session.Session, missing: list[str], width: i
             row.operator("splatsmith.refresh_recipes", text="", icon="FILE_REFRESH")
             continue
         row.label(text=f"{name}, {size_of(facts)}" if facts.get("bytes") else name)
-        row.operator("splatsmith.download_weights", text="", icon="URL").weights = name
+        if facts.get("repository"):
+            row.operator("splatsmith.download_weights", text="", icon="URL").weights = name
         row.operator("splatsmith.import_weights", text="", icon="FILE_FOLDER").weights = name
     if state.runner.current is not None and state.runner.current.method.startswith("weights."):
         box.enabled = False

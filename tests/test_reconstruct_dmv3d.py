@@ -50,7 +50,7 @@ def views_of(kind: str, size: int = 128) -> Views:
 
 def test_it_builds_what_it_knows(generator: Dmv3dGenerator) -> None:
     other = Other()
-    reconstructor = Dmv3dReconstructor(generator, lambda: other)
+    reconstructor = Dmv3dReconstructor(generator, load_other=lambda: other)
     views = views_of("pumpkin")
     gaussians = finish(reconstructor.reconstruct(views, []))
     assert (other.asked, reconstructor.used_packs) == (0, ("dmv3d", "reader"))
@@ -63,7 +63,7 @@ def test_it_builds_what_it_knows(generator: Dmv3dGenerator) -> None:
 
 def test_it_knows_what_no_view_shows(generator: Dmv3dGenerator) -> None:
     """From a little above, four views of a donut hardly show that there is a hole."""
-    reconstructor = Dmv3dReconstructor(generator, Other)
+    reconstructor = Dmv3dReconstructor(generator, load_other=Other)
     gaussians = finish(reconstructor.reconstruct(views_of("donut"), []))
     above = orbit([0.0], 85.0, RADIUS, FOV_DEGREES, 64)
     depth, _, alpha = rasterization_geometry(
@@ -85,7 +85,7 @@ def test_it_knows_what_no_view_shows(generator: Dmv3dGenerator) -> None:
 )
 def test_all_others_go_by_the_pictures_alone(generator: Dmv3dGenerator, change) -> None:  # type: ignore[no-untyped-def]
     other = Other()
-    reconstructor = Dmv3dReconstructor(generator, lambda: other)
+    reconstructor = Dmv3dReconstructor(generator, load_other=lambda: other)
     assert len(finish(reconstructor.reconstruct(change(views_of("pumpkin")), []))) == 1
     assert (other.asked, reconstructor.used_packs) == (1, ("lgm",))
 

@@ -19,11 +19,15 @@ from safetensors.torch import load_file, save_file
 import backend.__main__
 from backend import downloads
 from backend.errors import MissingWeights, Offline
+from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
 from backend.nets.lgm import Lgm, LgmConfig
 from backend.packs import PACKS, PUBLISHED, Published, data_folder
 from backend.recipes import RECIPES
 from backend.reconstruct import checkpoints
 from backend.reconstruct.checkpoints import MODELS
+from backend.views.published import own_dmv3d
+from backend.vocabulary import TOKENS
+from backend.weights import save_checkpoint
 from blender_addon import environment
 
 SMALL = LgmConfig(
@@ -55,14 +59,16 @@ class Hub:
             siblings.append(types.SimpleNamespace(rfilename=name, size=len(content), lfs=lfs, blob_id=git))
         return types.SimpleNamespace(sha="abc123", siblings=siblings)
 
-    def hf_hub_download(self, repository: str, name: str, *, revision: str, local_dir: Path) -> str:
+    def hf_hub_url(self, repository: str, name: str, *, revision: str) -> str:
         assert revision == "abc123"
-        self.fetched.append(name)
-        path = Path(local_dir) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        return name
+
+    def http_get(self, name: str, file: Any, *, resume_size: int, headers: Any, expected_size: int) -> None:
         content = self.files[name]
-        path.write_bytes(content[:-1] + b"!" if self.corrupt else content)
-        return str(path)
+        assert (headers, expected_size) == ({"who": "me"}, len(content))
+        assert resume_size == file.tell()
+        self.fetched.append(name)
+        file.write((content[:-1] + b"!" if self.corrupt else content)[resume_size:])
 
 
 class _Refusal(Exception):
@@ -81,12 +87,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     stand_in = Hub({LGM: lgm_file(home.parent / "made.safetensors"), "README.md": b"words"})
     module: Any = types.ModuleType("huggingface_hub")
-    module.HfApi, module.hf_hub_download = stand_in.HfApi, stand_in.hf_hub_download
-    module.errors = types.ModuleType("huggingface_hub.errors")
+    module.HfApi, module.hf_hub_url = stand_in.HfApi, stand_in.hf_hub_url
+    for name in ("errors", "file_download", "utils"):
+        setattr(module, name, types.ModuleType(f"huggingface_hub.{name}"))
+        monkeypatch.setitem(sys.modules, f"huggingface_hub.{name}", getattr(module, name))
+    module.file_download.http_get = stand_in.http_get
+    module.utils.build_hf_headers = lambda: {"who": "me"}
     for name in ("GatedRepoError", "RepositoryNotFoundError", "EntryNotFoundError", "RevisionNotFoundError"):
         setattr(module.errors, name, type(name, (_Refusal,), {}))
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", module.errors)
     return stand_in
 
 
@@ -108,10 +117,10 @@ def test_the_register_is_whole_and_honest() -> None:
     for name, entry in PUBLISHED.items():
         assert entry.name == name
         assert entry.files
-        assert entry.page.startswith("https://")
+        assert entry.page.startswith("https://") == bool(entry.repository)
         assert entry.forbids.endswith(".")
         assert entry.model in (*MODELS, None)
-        assert (entry.bytes is None) <= ("the size" in entry.unconfirmed)
+        assert (entry.bytes is None and bool(entry.repository)) <= ("the size" in entry.unconfirmed)
         assert (entry.licence == "not stated") <= ("the licence" in entry.unconfirmed)
     for recipe in RECIPES.values():
         assert (recipe.pack in PUBLISHED) == (recipe.load_untrained is not None)
@@ -119,6 +128,26 @@ def test_the_register_is_whole_and_honest() -> None:
             if part is not None:
                 assert part.pack in PACKS | PUBLISHED
                 assert (part.pack in PUBLISHED) == (part.load_untrained is not None)
+
+
+def test_what_nobody_published_is_brought_by_who_trained_it(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, said = command("download", "dmv3d-own", "--yes", capsys=capsys)
+    assert code != 0
+    assert "published nowhere" in said
+    assert "docs/training.md" in said
+    config = Dmv3dConfig(vocabulary=len(TOKENS), image_size=32, width=48, encoder_blocks=1, decoder_blocks=1)
+    (tmp_path / "run").mkdir()
+    card = {"model": "dmv3d", "config": config.to_dict(), "tokens": list(TOKENS)}
+    save_checkpoint(tmp_path / "run" / "dmv3d.safetensors", Dmv3d(config).state_dict(), card, torch.float16)
+    assert command("import", "dmv3d-own", str(tmp_path / "run"), capsys=capsys)[0] == 0
+    assert own_dmv3d("cpu").network.config == config
+    other = Dmv3dConfig(vocabulary=len(TOKENS), image_size=32, width=96, encoder_blocks=1, decoder_blocks=1)
+    save_checkpoint(tmp_path / "run" / "dmv3d.safetensors", Dmv3d(other).state_dict(), card, torch.float16)
+    code, _, said = command("import", "dmv3d-own", str(tmp_path / "run"), capsys=capsys)
+    assert code != 0
+    assert "misshape" in said
 
 
 def test_the_data_folder_is_the_add_ons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from backend.nets.lgm import Lgm, LgmConfig
 from backend.views.folders import check_libraries
 from backend.weights import check_fit, read_config, read_shapes, save_checkpoint, sha256_of
 
-MODELS = ("lgm", "grm", "geolrm", "mvdream", "imagedream", "zero123plus", "zero123plus-unet", "sv3d", "sdxl")
+MODELS = ("lgm", "grm", "geolrm", "mvdream", "imagedream", "zero123plus", "zero123plus-unet", "sv3d", "sdxl", "dmv3d")
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
 
@@ -130,6 +130,10 @@ def empty_network(model: str, config: dict[str, Any]) -> nn.Module:
             from backend.nets.geolrm_config import GeoLrmConfig
 
             return GeoLrm(GeoLrmConfig.from_dict(config))
+        if model == "dmv3d":
+            from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
+
+            return Dmv3d(Dmv3dConfig(**config))
         if model == "zero123plus-unet":
             check_libraries()
             from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel

@@ -26,21 +26,25 @@ class Dmv3dReconstructor:
     """For views that the generator itself made; all others, which may show anything, go to a reconstructor that goes by
     the pictures alone."""
 
-    def __init__(self, generator: Dmv3dGenerator, load_other: Callable[[], Reconstructor]) -> None:
-        """load_other: asked only where it is needed. used_packs: whose weights the last reconstruction took."""
+    def __init__(
+        self, generator: Dmv3dGenerator, pack: str = "dmv3d", load_other: Callable[[], Reconstructor] | None = None
+    ) -> None:
+        """pack: the generator's weights; load_other: the other reconstructor, the starter pack's LGM by default, asked
+        only where it is needed. used_packs: whose weights the last reconstruction took."""
         self.generator = generator
-        self._load_other = load_other
+        self.pack = pack
+        self._load_other = load_other or (lambda: LgmReconstructor.load(device=generator.device))
         self.used_packs: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: Path | None = None, device: str = "cpu") -> Dmv3dReconstructor:
         """With the starter pack's weights, unless another DMV3D is named, and its LGM. Raises MissingWeights."""
-        return cls(Dmv3dGenerator.load(path, device), lambda: LgmReconstructor.load(device=device))
+        return cls(Dmv3dGenerator.load(path, device))
 
     def reconstruct(self, views: Views, warnings: list[str]) -> Generator[Step, None, Gaussians]:
         """Gaussians in the cameras' own frame. Raises BadInput where the views show nothing, or are too few."""
         words = self._words(views)
-        self.used_packs = ("dmv3d", "reader") if words is not None else ("lgm",)
+        self.used_packs = (self.pack, "reader") if words is not None else ("lgm",)
         if words is None:
             return (yield from self._load_other().reconstruct(views, warnings))
         with torch.inference_mode():

@@ -47,7 +47,7 @@ def evaluate(pack: Path, out: Path, device: str = "cpu", seed: int = 0) -> dict[
     and below them the same views of the reconstructed Gaussians. Raises MissingWeights."""
     generator = Dmv3dGenerator.load(pack / "dmv3d.safetensors", device)
     lgm_alone = LgmReconstructor.load(pack / "lgm.safetensors", device)
-    reconstructor = Dmv3dReconstructor(generator, lambda: lgm_alone)
+    reconstructor = Dmv3dReconstructor(generator, load_other=lambda: lgm_alone)
     reader = StarterPictureReader.load(pack / "reader.safetensors", device)
     small = generator.network.config.image_size
     figures: dict[str, Any] = {

@@ -73,14 +73,20 @@ class Dmv3dGenerator:
 
     @classmethod
     def load(cls, path: Path | None = None, device: str = "cpu") -> Dmv3dGenerator:
-        """Reads a checkpoint, by default the starter pack's, and for pictures `reader.safetensors` beside it. Raises
-        MissingWeights."""
+        """Reads a checkpoint, by default the starter pack's; pictures are read by that pack's reader, unless another
+        `reader.safetensors` lies beside the checkpoint. Raises MissingWeights."""
         path = path or STARTER_PACK / "dmv3d.safetensors"
         state, metadata = load_checkpoint(path)
         network = Dmv3d(Dmv3dConfig(**metadata["config"]))
         load_into(network, state, path.name)
         reader = path.with_name("reader.safetensors")
+        reader = reader if reader.is_file() else STARTER_PACK / reader.name
         return cls(network, Vocabulary(metadata["tokens"]), device, lambda: StarterPictureReader.load(reader, device))
+
+    @classmethod
+    def untrained(cls, config: Dmv3dConfig, device: str = "cpu") -> Dmv3dGenerator:
+        """With random weights: what it makes means nothing."""
+        return cls(Dmv3d(config), Vocabulary(), device)
 
     @property
     def image_size(self) -> int:
@@ -110,7 +116,7 @@ class Dmv3dGenerator:
             raise BadInput(f"The picture must be {wanted}, not {tuple(picture.shape)}.")
         if self._reader is None:
             return Reading(None, 0.0, 0.0, ELEVATION)
-        return self._reader.read(self._small(picture))
+        return self._reader.read(picture)
 
     def planes_of(self, views: Views, words: list[int]) -> Tensor:
         """[1, 3, H, W, C]: the field that explains four clean views, told in words (`tokens` of the vocabulary)."""
@@ -133,7 +139,7 @@ class Dmv3dGenerator:
     def words(self, caption: str, picture: Tensor) -> list[int] | None:
         """The tokens of a caption, with the kind that the picture [4, H, W] shows where it names none; None where
         neither says anything."""
-        reading = self._reader.read(self._small(picture)) if self._reader is not None else None
+        reading = self._reader.read(picture) if self._reader is not None else None
         words = self._words(caption, reading)
         return None if words == self.vocabulary.no_text() else words
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from backend.formats.images import resize
 from backend.nets.picture_reader import PictureReader, PictureReaderConfig
 from backend.views.signed import to_signed
 from backend.weights import STARTER_PACK, load_checkpoint, load_into
@@ -61,7 +62,9 @@ class StarterPictureReader:
 
     @torch.inference_mode()
     def read(self, picture: Tensor) -> Reading:
-        """picture [4, S, S]: prepared, straight alpha."""
+        """picture [4, S, S]: prepared, straight alpha, of any size."""
+        size = self.network.config.image_size
+        picture = resize(picture, size, size)
         kinds, bins, elevation = self.network(to_signed(picture)[None].to(self.device))
         certainty, kind = kinds[0].softmax(0).max(0)
         known = float(certainty) >= _CERTAIN

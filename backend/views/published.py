@@ -1,4 +1,4 @@
-"""The published generators that see a picture: with their weights, or with random ones."""
+"""The generators whose weights are not in the repository: with those, or with random ones."""
 
 from __future__ import annotations
 
@@ -8,10 +8,25 @@ from backend.errors import MissingWeights
 from backend.packs import PUBLISHED
 from backend.reconstruct.checkpoints import prepared
 from backend.views.folders import published_folder
-from backend.weights import how_to_get
+from backend.weights import how_to_get, missing_weights
 
 if TYPE_CHECKING:
     from backend.recipes import ViewGenerator
+    from backend.views.dmv3d import Dmv3dGenerator
+
+
+def own_dmv3d(device: str, untrained: bool = False) -> Dmv3dGenerator:
+    """DMV3D with weights that its user trained, or with random ones. Raises MissingWeights."""
+    from backend.nets.dmv3d import Dmv3dConfig
+    from backend.views.dmv3d import Dmv3dGenerator
+    from backend.vocabulary import TOKENS
+
+    if untrained:
+        return Dmv3dGenerator.untrained(Dmv3dConfig(vocabulary=len(TOKENS)), device)
+    pack = PUBLISHED["dmv3d-own"]
+    if not pack.path.is_file():
+        raise missing_weights(pack)
+    return Dmv3dGenerator.load(pack.path, device)
 
 
 def picture_generator(pack: str, device: str, untrained: bool = False, **options: Any) -> ViewGenerator:
