@@ -29,9 +29,8 @@ def draw(layout: Any, state: session.Session, properties: Any, width: int) -> bo
         return False
     if recipe.picture_first and not pictured:
         draw_lines(layout, ["The words become a picture first, and the views are made of that."], width, icon="INFO")
-    terms = recipe.terms(pictured)
-    if terms:
-        draw_lines(layout, terms, width, icon="COPY_ID")
+    draw_lines(layout, recipe.terms(pictured), width, icon="COPY_ID")
+    draw_lines(layout, recipe.memory_wanted(pictured), width, icon="DESKTOP")
     missing = recipe.lacks(pictured)
     if missing:
         _draw_missing(layout.box(), state, missing, width)
@@ -48,7 +47,7 @@ def _draw_missing(box: Any, state: session.Session, missing: list[str], width: i
             row.operator("splatsmith.refresh_recipes", text="", icon="FILE_REFRESH")
             continue
         row.label(text=f"{name}, {size_of(facts)}" if facts.get("bytes") else name)
-        if facts.get("repository"):
+        if facts.get("repository", True):  # empty: published nowhere
             row.operator("splatsmith.download_weights", text="", icon="URL").weights = name
         row.operator("splatsmith.import_weights", text="", icon="FILE_FOLDER").weights = name
     if state.runner.current is not None and state.runner.current.method.startswith("weights."):
