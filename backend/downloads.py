@@ -214,13 +214,18 @@ def _asked(pack: Published, call: Callable[..., Any], *arguments: Any, **options
                 "Make room, or set SPLATSMITH_HOME to a folder on another disk; the download goes on where it was.",
             ) from error
         raise Offline(
-            f"The download of {pack.name} broke off ({error}).", "Try again: it goes on where it was."
+            f"The download of {pack.name} broke off ({_words(error)}).", "Try again: it goes on where it was."
         ) from error
     except Exception as error:  # the client's, whose kinds differ from version to version
         raise Offline(
-            f"The hub cannot be reached ({type(error).__name__}: {str(error)[:200]}).",
+            f"The hub cannot be reached ({type(error).__name__}: {_words(error)}).",
             "Try again: a download goes on where it was.",
         ) from error
+
+
+def _words(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())[:200].rstrip(".")
 
 
 def _remote_files(hub: Any, pack: Published) -> tuple[str, list[_Remote]]:

@@ -163,9 +163,9 @@ def test_weights_come_after_a_yes_with_progress_and_go_on_after_a_cancel(
         assert "MIT" in answer["error"]["message"]
     assert not (tmp_path / "sent").exists(), "nothing may be fetched before the licence is accepted"
     download = server.send("weights.download", job="d", name="lgm-big", accept=True)
-    half = tmp_path / "home" / "weights" / "lgm-big" / ".cache" / "huggingface" / "download" / f"{LGM}.incomplete"
+    halves = tmp_path / "home" / "weights" / "lgm-big" / ".downloading"
     end = time.monotonic() + 60
-    while not half.exists():
+    while not any(half.stat().st_size for half in halves.glob("*.part")):
         assert time.monotonic() < end
         time.sleep(0.01)
     server.call("cancel", job="d")
