@@ -68,6 +68,12 @@ def test_chair_keeps_its_four_legs():
         assert len(cut.entities) == 4
 
 
+def test_noise_moves_the_surface_neither_out_nor_in():
+    vertices, _ = extract(shapes.discs(shapes.sphere(), 6000, noise=0.015))
+    # Noise in all directions puts centres farther out on a ball: by its variance over the radius, 0.0003.
+    assert np.linalg.norm(vertices, axis=1).mean() == pytest.approx(0.9, abs=0.0015)
+
+
 def test_noise_does_not_show_as_lumps():
     shape = shapes.sphere()
     vertices, faces = extract(shapes.discs(shape, 6000, noise=0.015))

@@ -27,18 +27,19 @@ class Cover:
     """gaussians: the solid ones of those given, grown to meet, and opaque; spacing: how far apart they usually are.
 
     axes [N, 3]: the unit normal of each one's own disc, of either sign; flatness [N]: 1 for a disc, 0 for a ball,
-    which has no normal.
+    which has no normal; thickness [N]: the least standard deviation, of a disc as it came, of a ball as it grew.
     """
 
     gaussians: Gaussians
     spacing: float
     axes: FloatArray
     flatness: FloatArray
+    thickness: FloatArray
 
     def of(self, keep: NDArray[np.bool_]) -> Cover:
         """Some of them."""
         chosen = self.gaussians[torch.from_numpy(keep)]
-        return Cover(chosen, self.spacing, self.axes[keep], self.flatness[keep])
+        return Cover(chosen, self.spacing, self.axes[keep], self.flatness[keep], self.thickness[keep])
 
 
 def cover(gaussians: Gaussians) -> Cover:
@@ -48,10 +49,11 @@ def cover(gaussians: Gaussians) -> Cover:
     gaussians, share = gaussians[share > FAINT], share[share > FAINT]
     opacities = (share - FAINT).div(FULL - FAINT).clamp(0.0, 1.0).mul(0.95).clamp(min=0.02)
     axes, flatness = _discs(gaussians)
+    own = gaussians.scales.amin(dim=1).numpy()
     means = gaussians.means.numpy()
     count = min(NEIGHBOURS, len(means))
     if count < 3:
-        return Cover(replace(gaussians, opacities=opacities), float(gaussians.scales.mean()), axes, flatness)
+        return Cover(replace(gaussians, opacities=opacities), float(gaussians.scales.mean()), axes, flatness, own)
     distances = cKDTree(means).query(means, k=count)[0][:, -1]
     spacing = torch.from_numpy(distances.astype(np.float32)) * math.sqrt(math.pi / count)
     least = (OVERLAP * spacing).clamp(max=LARGEST_GAP)[:, None]
@@ -59,7 +61,9 @@ def cover(gaussians: Gaussians) -> Cover:
     smallest = gaussians.scales.amin(dim=1, keepdim=True)
     stays = (gaussians.scales <= smallest) & torch.from_numpy(flatness > 0)[:, None]
     scales = torch.where(stays, gaussians.scales.maximum(0.3 * least), gaussians.scales.maximum(least))
-    return Cover(replace(gaussians, scales=scales, opacities=opacities), float(spacing.median()), axes, flatness)
+    thickness = flatness * own + (1 - flatness) * scales.amin(dim=1).numpy()
+    gaussians = replace(gaussians, scales=scales, opacities=opacities)
+    return Cover(gaussians, float(spacing.median()), axes, flatness, thickness)
 
 
 def _discs(gaussians: Gaussians) -> tuple[FloatArray, FloatArray]:

@@ -21,7 +21,7 @@ from backend.surface.polygonise import polygonise
 from backend.surface.probe import Probe, front_facing, look, solid_alpha, sphere_cameras
 from backend.surface.settle import settle
 
-CAMERAS = 40
+CAMERAS = 56
 THINNEST, THICKEST = 0.5, 0.04  # slack of the votes: at least so many cells; at most, in the frame 1.8 wide
 PIXELS_PER_CELL = 1.5
 VIEWS_PER_STEP = 8

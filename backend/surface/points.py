@@ -22,6 +22,7 @@ SHELL = 0.7  # how many of a Gaussian's standard deviations outside of its centr
 THICKEST = 1.2  # cells: more than that is no surface's thickness
 TWO_SIDED, ONE_SIDED = 0.08, 0.25  # how unequally the two sides are seen: a sheet below the first, a surface above
 FEW = 64  # fewer points than this have no neighbourhoods by which to tell a floater
+LAYER = 6.0  # deviations of the noise from the outermost of a layer to the innermost
 DEEPEST = 0.06  # how far behind the depth picture a Gaussian may still count as seen: in the thickest of layers
 
 
@@ -104,7 +105,8 @@ def oriented_points(cloud: Cloud, probe: Probe, grid: Grid) -> Points:
     """The Gaussians as points, those that no camera sees with an area of 0."""
     covering, near = cloud.covering, cloud.near
     means, opacities = covering.gaussians.means.numpy(), covering.gaussians.opacities.numpy()
-    deep = np.maximum(np.maximum(0.7 * near.spacing, 3 * cloud.noise), 0.5 * grid.cell)
+    # The picture shows the outermost of a noisy layer; were those behind it not counted, the surface would move out.
+    deep = np.maximum(np.maximum(0.7 * near.spacing, LAYER * cloud.noise), 0.5 * grid.cell)
     deep = np.minimum(deep, max(DEEPEST, 0.7 * covering.spacing)).astype(np.float32)
     views = seen_from(means, cloud.planes, probe, deep)
     seen = views[:, 3] + views[:, 4] > 0
@@ -127,8 +129,6 @@ def oriented_points(cloud: Cloud, probe: Probe, grid: Grid) -> Points:
     # What lies unseen between the others takes no share of the surface away from them.
     visible = np.maximum(near.mean(seen[:, None].astype(np.float32))[:, 0], 0.2)
     areas = near.spacing**2 / visible * np.minimum(2 * opacities, 1.0) * seen * _belonging(cloud)
-    # Centres that form a clean sheet are the surface; of a layer as thick as its Gaussians, it is the outer skin.
-    thickness = np.minimum(covering.gaussians.scales.numpy().min(axis=1), 1.5 * cloud.noise)
     spacing, noise = near.spacing / grid.cell, cloud.noise / grid.cell
     return Points(
         grid.to_cells(means),
@@ -136,12 +136,25 @@ def oriented_points(cloud: Cloud, probe: Probe, grid: Grid) -> Points:
         np.clip((np.abs(balance) - TWO_SIDED) / (ONE_SIDED - TWO_SIDED), 0.0, 1.0).astype(np.float32),
         (areas / grid.cell**2).astype(np.float32),
         np.clip(np.maximum(0.7 * spacing, noise), 1.0, 5.0).astype(np.float32),
-        np.minimum(SHELL * thickness / grid.cell, THICKEST).astype(np.float32),
+        np.minimum(SHELL * _thickness(cloud) / grid.cell, THICKEST).astype(np.float32),
         cloud.sure.astype(np.float32),
         spacing.astype(np.float32),
         noise.astype(np.float32),
         near,
     )
+
+
+def _thickness(cloud: Cloud) -> FloatArray:
+    """[N]: of the layer that Gaussians fill together, whose outer skin is the surface, as a standard deviation.
+
+    Centres that form a clean sheet are the surface. Where they scatter about as far as the Gaussians are thick, these
+    lie in one another, and what shows is the skin. Discs that scatter farther than they are thick fill nothing: each
+    says where the surface is, they disagree, and the best that can be said is their mean, which has no skin. (Balls
+    say no such thing: a heap of them is a body, however loose.)
+    """
+    own, flat = cloud.covering.thickness, cloud.covering.flatness
+    filled = np.clip(own / np.maximum(cloud.noise, 1e-9), 0.0, 1.0)
+    return np.minimum(own, 1.5 * cloud.noise) * (1 - flat * (1 - filled))
 
 
 def _lonely(near: Neighbours) -> NDArray[np.bool_]:

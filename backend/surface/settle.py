@@ -21,8 +21,9 @@ from backend.surface.points import Points
 FloatArray = NDArray[np.float32]
 
 WIDTH = 2.8  # radius of a point's say, in standard deviations of the bell that its weight resembles
-WIDEST = 3.0  # deviation of that bell in spacings, where the points are noisy
-NOISE_SHARE = 2.5  # deviation of the bell in deviations of the noise
+WIDEST = 4.0  # deviation of that bell in spacings, where the points are noisy
+NOISE_SHARE, CLEAN = 6.0, 0.1  # deviation of the bell in deviations of the noise, after so many spacings of it
+MOST_APART = 2.5  # usual spacings: more than that does not widen a point's say
 ROUNDS = 2
 FARTHEST = 1.5  # cells that a vertex may move
 ALIKE = 0.3  # cosine between normals below which a point has no say
@@ -38,9 +39,11 @@ def settle(vertices: NDArray[np.float64], normals: NDArray[np.floating], points:
     speaks = points.areas * points.sided > 0
     if speaks.sum() < 5:
         return vertices
-    widths = points.spacing * np.clip(NOISE_SHARE * points.noise / points.spacing, 1.0, WIDEST)
+    # A single point's noise is hardly known; and wide bells beside narrow ones would let the wide ones win.
+    noise = points.near.usual(points.noise) / points.spacing
+    widths = points.spacing * np.clip(NOISE_SHARE * (noise - CLEAN), 1.0, WIDEST)
     # A few lonely points must not make the search slow for all.
-    radii = np.minimum(WIDTH * widths, 4 * WIDTH * float(np.median(widths[speaks])))[speaks].astype(np.float32)
+    radii = WIDTH * np.minimum(widths, MOST_APART * float(np.median(widths[speaks])))[speaks].astype(np.float32)
     smooth = points.near.mean(points.normals, points.areas, points.normals)
     rough = np.clip(4 * points.noise / points.spacing, 0.0, 1.0)[:, None]
     directions = points.normals * (1 - rough) + smooth * rough
