@@ -41,16 +41,19 @@ class RecipeChoice:
         return [name for name in self.uses(pictured) if name in self.missing]
 
     def terms(self, pictured: bool) -> list[str]:
-        """Licences and memory, in a sentence each; nothing of the starter, whose weights are the project's own."""
+        """The licences of what it uses, but for those of the project's own."""
         licences: dict[str, list[str]] = {}
         for name in self.uses(pictured):
             licences.setdefault(self.licences.get(name, ""), []).append(name)
-        lines = [f"{', '.join(names)}: {licence}" for licence, names in licences.items() if licence not in ("", OWN)]
+        return [f"{', '.join(names)}: {licence}" for licence, names in licences.items() if licence not in ("", OWN)]
+
+    def memory_wanted(self, pictured: bool) -> list[str]:
+        """In a sentence; nothing where it is not known."""
         need = self.memory.get("from_picture" if pictured else "from_text", {})
-        if need.get("gpu") and need.get("cpu"):
-            card, machine = (f"{need[where] / 1e9:.0f} GB" for where in ("gpu", "cpu"))
-            lines.append(f"About {card} of a graphics card's memory, or {machine} of the machine's (an estimate)")
-        return lines
+        if not need.get("gpu") or not need.get("cpu"):
+            return []
+        card, machine = (f"{need[where] / 1e9:.0f} GB" for where in ("gpu", "cpu"))
+        return [f"About {card} of a graphics card's memory, or {machine} of the machine's (an estimate)"]
 
 
 ONLY_STARTER = RecipeChoice(STARTER, "Starter: small models that come with Splatsmith", least_views=4, rerolls=True)
@@ -69,9 +72,9 @@ class Catalogue:
         return next((recipe for recipe in self.recipes if recipe.name == name), None)
 
     def label(self, recipe: RecipeChoice) -> str:
-        """A short name for people: the title's beginning, and the recipe's name where another begins alike."""
+        """A short name for people: the title's beginning, after the recipe's name where another begins alike."""
         begin = [re.split("[:,]", entry.title)[0].strip() for entry in (recipe, *self.recipes)]
-        return begin[0] if begin.count(begin[0]) <= 2 and begin[0] else f"{begin[0]} ({recipe.name})".strip()
+        return begin[0] if begin.count(begin[0]) <= 2 and begin[0] else f"{recipe.name}: {begin[0]}"
 
     def take(self, answer: dict[str, Any]) -> bool:
         """Takes in the answer to `initialize` or `weights.status`; True where it changed anything."""

@@ -166,12 +166,14 @@ def test_the_catalogue_reads_what_the_real_backend_says():
     assert len(set(labels)) == len(labels)
     assert catalogue.recipe("starter").least_views == ONLY_STARTER.least_views
     assert catalogue.recipe("starter").terms(pictured=False) == []
+    assert catalogue.recipe("starter").memory_wanted(pictured=False) == []
     seeing = catalogue.recipe("grm")
     assert seeing.picture_first
     assert seeing.uses(pictured=False) == ("sdxl", *seeing.uses(pictured=True))
     assert "sdxl: CreativeML Open RAIL++-M" in seeing.terms(pictured=False)
     assert "zero123plus-v1.2: CC-BY-NC-4.0" in seeing.terms(pictured=True)
-    assert "of a graphics card's memory" in seeing.terms(pictured=True)[-1]
+    assert "of a graphics card's memory" in seeing.memory_wanted(pictured=True)[0]
+    assert catalogue.label(seeing) == "grm: GRM as published"
     for pack in PUBLISHED.values():
         said = " ".join(licence_lines(pack.describe()))
         assert pack.licence in said
