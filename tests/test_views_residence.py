@@ -5,25 +5,18 @@ Off the card, weights are made not-a-number: what computes with a part that is n
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from multiview_cases import SMALL
+from generator_cases import MAKERS, SOURCES
 from picture_walks import walked
-from sv3d_cases import tiny_config
 from torch import Tensor, nn
-from zero123plus_folder import TILE, write_folder
+from zero123plus_folder import write_folder
 
 from backend.memory import LAYERS, RESERVE, TURNS, WHOLE
-from backend.nets.sv3d import Sv3d, build
-from backend.views.mvdream import MultiViewGenerator
-from backend.views.mvdream_untrained import untrained_pipeline
 from backend.views.residence import Residence, module_bytes
-from backend.views.sv3d import FOUR, Sv3dGenerator
-from backend.views.zero123plus import Zero123PlusGenerator
 
 WORKING = 1000
 
@@ -70,19 +63,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("published") / "zero123plus-v1.2")
 
 
-def sv3d() -> Sv3dGenerator:
-    torch.manual_seed(0)
-    return Sv3dGenerator(Sv3d(**build(tiny_config("p"))), FOUR, size=64)
-
-
-MAKERS: dict[str, Callable[[Path], Any]] = {
-    "mvdream": lambda _: MultiViewGenerator(untrained_pipeline(False, SMALL)),
-    "imagedream": lambda _: MultiViewGenerator(untrained_pipeline(True, SMALL)),
-    "zero123plus": lambda folder: Zero123PlusGenerator.load(folder, tile=TILE),
-    "sv3d": lambda _: sv3d(),
-}
-
-
 def on_card(generator: Any, free: int) -> tuple[Card, Residence]:
     """The generator, as if it had a card of its own with so much room."""
     parts = generator.residence.parts
@@ -92,8 +72,7 @@ def on_card(generator: Any, free: int) -> tuple[Card, Residence]:
 
 
 def views(generator: Any, name: str) -> Tensor:
-    given = {"prompt": "a red mug"} if name == "mvdream" else {}
-    return walked(generator, seed=3, **given)[0].rgba
+    return walked(generator, seed=3, **SOURCES[name])[0].rgba
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from picture_walks import disc, walked
 from safetensors.torch import load_file, save_file
 from sv3d_cases import tiny_config
-from torch import Tensor
 
-from backend.datatypes import Step, Views
+from backend.datatypes import Views
 from backend.errors import BadInput, MissingWeights
 from backend.nets.sv3d import build
 from backend.views.generated import cut_from_white
@@ -38,22 +38,6 @@ def generator(files: dict[str, Path]) -> Sv3dGenerator:
     return Sv3dGenerator.load(files["p"], size=SIZE)
 
 
-def picture() -> Tensor:
-    """A blue disc on nothing."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, SIZE), torch.linspace(-1, 1, SIZE), indexing="ij")
-    disc = ((x**2 + y**2) < 0.6).float()
-    return torch.stack([0.2 * disc, 0.3 * disc, 0.9 * disc, disc])
-
-
-def walk(generator: Sv3dGenerator, **options: int) -> tuple[Views, list[Step]]:
-    steps, run = [], generator.generate(image=picture(), **({"steps": 2} | options))
-    while True:
-        try:
-            steps.append(next(run))
-        except StopIteration as end:
-            return end.value, steps
-
-
 def angles(views: Views) -> tuple[list[float], list[float]]:
     """Azimuths and elevations of the cameras, in degrees."""
     x, y, z = views.cameras.camera_to_world[:, :3, 3].unbind(-1)
@@ -62,7 +46,7 @@ def angles(views: Views) -> tuple[list[float], list[float]]:
 
 
 def test_a_picture_becomes_21_posed_views(generator: Sv3dGenerator) -> None:
-    views, steps = walk(generator, seed=3)
+    views, steps = walked(generator, seed=3)
     assert views.rgba.shape == (21, 4, SIZE, SIZE)
     assert [step.step for step in steps] == list(range(1, len(steps) + 1))
     assert steps[-1].steps == len(steps)
@@ -72,22 +56,20 @@ def test_a_picture_becomes_21_posed_views(generator: Sv3dGenerator) -> None:
     assert min(azimuths[20], 360 - azimuths[20]) < 1e-3
     assert elevations == pytest.approx([10] * 21, abs=1e-3)
     # The last frame is the picture itself, on white and back.
-    shown = picture()[:3] * picture()[3:] + 1 - picture()[3:]
+    shown = disc()[:3] * disc()[3:] + 1 - disc()[3:]
     assert float((views.over(1.0)[20] - shown).abs().max()) < 1.01 / 255
     assert float(views.rgba[20, 3, 0, 0]) == 0
     assert float(views.rgba[20, 3, SIZE // 2, SIZE // 2]) == 1
-    assert torch.equal(walk(generator, seed=3)[0].rgba, views.rgba)
-    assert not torch.allclose(walk(generator, seed=4)[0].rgba[:20], views.rgba[:20], atol=0.01)
 
 
 def test_grm_and_geolrm_get_the_frames_that_they_know(files: dict[str, Path]) -> None:
-    views, _ = walk(Sv3dGenerator.load(files["p"], FOUR, size=SIZE))
+    views, _ = walked(Sv3dGenerator.load(files["p"], FOUR, size=SIZE))
     azimuths, elevations = angles(views)
     assert azimuths == pytest.approx([10, 100, 190, 280], abs=1e-3)
     assert elevations == pytest.approx([20] * 4, abs=1e-3)
     assert len(FOUR.azimuths) == len(EVEN.azimuths) == 21
     assert sorted(FOUR.azimuths) == list(FOUR.azimuths)
-    geolrm, _ = walk(Sv3dGenerator.load(files["u"], size=SIZE, fov_degrees=39.6, radius=2.7))
+    geolrm, _ = walked(Sv3dGenerator.load(files["u"], size=SIZE, fov_degrees=39.6, radius=2.7))
     assert torch.allclose(geolrm.cameras.camera_to_world[:, :3, 3].norm(dim=-1), torch.tensor(2.7))
     assert float(0.5 * SIZE / geolrm.cameras.intrinsics[0, 0, 0]) == pytest.approx(0.36003, abs=1e-4)
 
@@ -112,27 +94,21 @@ def test_what_sv3d_cannot_do_is_said(generator: Sv3dGenerator, files: dict[str, 
         with pytest.raises(BadInput, match="multiple of 64"):
             next(generator.generate(image=torch.zeros(shape)))
     with pytest.raises(BadInput, match="two steps"):
-        next(generator.generate(image=picture(), steps=1))
+        next(generator.generate(image=disc(), steps=1))
     with pytest.raises(BadInput, match="even rings"):
         Sv3dGenerator.load(files["u"], FOUR)
     assert "ignored" in generator.notes("a red mug", None)[0]
 
 
 def test_in_half_precision_the_views_are_nearly_the_same(
-    files: dict[str, Path], generator: Sv3dGenerator, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    full = walked(Sv3dGenerator.load(files["p"], FOUR, size=SIZE))[0].over(1.0)
     monkeypatch.setattr("backend.views.sv3d.inference_dtype", lambda *_: torch.float16)
-    half = Sv3dGenerator.load(files["p"], size=SIZE)
+    half = Sv3dGenerator.load(files["p"], FOUR, size=SIZE)
     assert half.model.unet.dtype == torch.float16
-    difference = walk(half)[0].over(1.0) - walk(generator)[0].over(1.0)
+    difference = walked(half)[0].over(1.0) - full
     assert float(difference.abs().mean()) < 0.02
-
-
-def test_cancelling_leaves_it_usable(generator: Sv3dGenerator) -> None:
-    run = generator.generate(image=picture(), steps=3)
-    next(run)
-    run.close()
-    assert walk(generator)[0].rgba.isfinite().all()
 
 
 def test_a_wrong_file_is_named(files: dict[str, Path], tmp_path: Path) -> None:
@@ -168,6 +144,10 @@ def test_what_a_file_lacks_or_has_too_much_is_named(files: dict[str, Path], tmp_
     assert Sv3dGenerator.load(path).model.variant == "p"
     save_file({key: value for key, value in state.items() if "conv_in" not in key}, path, metadata)
     with pytest.raises(MissingWeights, match=r"lack .*conv_in"):
+        Sv3dGenerator.load(path)
+    misshapen = {"first_stage_model.decoder.conv_in.bias": torch.zeros(7)}
+    save_file(state | misshapen, path, metadata)
+    with pytest.raises(MissingWeights, match=r"misshape first_stage_model\.decoder\.conv_in\.bias"):
         Sv3dGenerator.load(path)
     save_file(state | {"model.diffusion_model.extra": torch.zeros(4)}, path, metadata)
     with pytest.raises(MissingWeights, match=r"unknown model\.diffusion_model\.extra"):

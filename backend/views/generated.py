@@ -41,7 +41,7 @@ def latent_preview(latents: Tensor, gain: float = 1.0) -> Tensor:
     colors = latents.new_tensor(_LATENT_COLORS)
     rgb = torch.einsum("vchw,cd->vdhw", latents.float(), colors.float()) * (gain / 2) + 0.5
     scale = max(1, round(_PREVIEW_SIDE / rgb.shape[-1]))
-    rgb = F.interpolate(rgb.clamp(0, 1), scale_factor=scale, mode="bilinear").cpu()
+    rgb = F.interpolate(rgb.clamp(0, 1), scale_factor=scale, mode="bilinear").clamp(0, 1).cpu()  # its weights round
     return torch.cat([rgb, torch.ones_like(rgb[:, :1])], 1)
 
 
