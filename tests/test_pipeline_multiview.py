@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import stand_ins
+import torch
 from multiview_cases import SMALL
+from safetensors.torch import save_file
 from stand_ins import ball_views
 
 import backend.__main__
@@ -23,7 +25,7 @@ from backend.formats.gaussian_ply import read_gaussian_ply
 from backend.formats.images import read_image, write_png
 from backend.formats.transforms_json import read_views
 from backend.models import Models
-from backend.nets.lgm import LgmConfig
+from backend.nets.lgm import Lgm, LgmConfig
 from backend.recipes import RECIPES
 from backend.reconstruct.published_lgm import PublishedLgm
 from backend.views import mvdream_untrained
@@ -40,13 +42,20 @@ SMALL_LGM = LgmConfig(
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder without weights; small networks where random ones are asked for; and no surface."""
     made = PublishedLgm.untrained.__func__  # type: ignore[attr-defined]
+    loaded = PublishedLgm.load.__func__  # type: ignore[attr-defined]
 
     def small(cls: Any, device: str, dtype: Any) -> PublishedLgm:
         model = made(cls, SMALL_LGM, device=device)
         model.size = 64
         return model
 
+    def small_views(cls: Any, path: Path, device: str) -> PublishedLgm:
+        model = loaded(cls, path, device)
+        model.size = 64
+        return model
+
     monkeypatch.setattr(PublishedLgm, "untrained", classmethod(small))
+    monkeypatch.setattr(PublishedLgm, "load", classmethod(small_views))
     monkeypatch.setattr(mvdream_untrained, "FULL", SMALL)
     monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
     monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
@@ -97,25 +106,34 @@ def test_without_weights_one_sentence_says_how_to_get_them(
     assert not (tmp_path / "out").exists()
 
 
-def test_saved_weights_make_views_and_the_report_names_them(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("pack", ["mvdream", "imagedream"])
+def test_saved_weights_go_the_whole_way_and_the_report_names_them(
+    pack: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From a folder as published, brought by `weights import`."""
-    untrained_pipeline(False, SMALL).save_pretrained(tmp_path / "stick" / "mvdream-sd2.1-diffusers")
-    assert backend.__main__.main(["weights", "import", "mvdream", str(tmp_path / "stick")]) == 0
+    """From a folder and a file as published, brought by `weights import`."""
+    names = {"mvdream": "mvdream-sd2.1-diffusers", "imagedream": "imagedream-ipmv-diffusers"}
+    stick = tmp_path / "stick"
+    untrained_pipeline(pack == "imagedream", SMALL).save_pretrained(stick / names[pack])
+    torch.manual_seed(0)
+    state = {name: value.half() for name, value in Lgm(SMALL_LGM).state_dict().items()}
+    save_file(state, stick / "model_fp16_fixrot.safetensors")
+    for name in (pack, "lgm-big"):
+        assert backend.__main__.main(["weights", "import", name, str(stick)]) == 0
     out = tmp_path / "out"
-    command = ["views", "--prompt", "a red mug", "--recipe", "lgm", "--steps", "2", "--out", str(out)]
+    given = ["--prompt", "a red mug"] if pack == "mvdream" else ["--image", ball(tmp_path)]
+    command = ["generate", *given, "--recipe", "lgm", "--steps", "2", "--texture-size", "64", "--out", str(out)]
     assert backend.__main__.main(command) == 0
     assert tuple(read_image(out / "views" / "000.png").rgba.shape) == (4, 64, 64)
+    assert len(read_gaussian_ply(out / "gaussians.ply", [])) > 0
+    assert (out / "mesh.glb").is_file()
     report = json.loads((out / "report.json").read_text())
-    assert [entry["name"] for entry in report["weights"]] == ["mvdream"]
-    assert report["licences"] == ["not stated"]
-    unet = home / "weights" / "mvdream" / "unet" / "diffusion_pytorch_model.safetensors"
+    assert [entry["name"] for entry in report["weights"]] == [pack, "lgm-big"]
+    unet = home / "weights" / pack / "unet" / "diffusion_pytorch_model.safetensors"
     unet.write_bytes(unet.read_bytes()[:-1000])
     assert backend.__main__.main(command) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "unet/diffusion_pytorch_model.safetensors is damaged or cut off" in said
-    assert "weights download mvdream" in said
+    assert f"weights download {pack}" in said
 
 
 def test_only_one_generator_is_kept(home: Path) -> None:
