@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import pytest
+import stand_ins
+from pipeline_runs import run
+
+from backend import recipes
 from backend.clock import Clock, Timings, Work
+from backend.events import Progress
+from backend.models import Models
 
 
 class Time:
@@ -89,3 +98,32 @@ def test_steps_out_of_range_do_no_harm() -> None:
     assert clock.at(-1, 4, "").fraction == 0.0
     assert clock.at(9, 4, "").overall == 1.0
     assert Clock({}, now=Time()).begin("views").overall == 0.0
+
+
+def test_the_first_estimate_after_a_change_of_recipe_is_that_recipes_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What another recipe took says nothing but how quick the machine is."""
+    guess = stand_ins.TINY.from_text
+    assert guess is not None
+    slow = replace(stand_ins.TINY, name="slow", from_text=replace(guess, pack="slow", seconds=1000 * guess.seconds))
+    monkeypatch.setitem(recipes.RECIPES, "starter", stand_ins.TINY)
+    monkeypatch.setitem(recipes.RECIPES, "slow", slow)
+    models = Models()
+
+    def first_estimate(name: str, **options: Any) -> float | None:
+        job = {"recipe": name, "prompt": "a red mushroom", "to_stage": "views", "device": "cpu"} | options
+        events = run(tmp_path / name, models=models, **job)
+        return next(event.eta for event in events if isinstance(event, Progress))
+
+    assert first_estimate("starter") is None  # nothing was measured
+    key = ("views", "starter", "dmv3d", "cpu")
+    assert key in models.timings._seconds
+    models.timings._seconds[key], models.timings._pace = (
+        0.2,
+        {"cpu": 0.1},
+    )  # as if each of three steps had taken so long
+    assert first_estimate("starter") == pytest.approx(0.6)
+    models.timings._pace = {"cpu": 0.1}
+    assert first_estimate("slow") == pytest.approx(100 * guess.seconds)
+    assert (first_estimate("slow", steps=6) or 0) < 10  # now it was done
