@@ -25,13 +25,16 @@ def describe(recipe: Recipe) -> dict[str, Any]:
         "rerolls": any(way is not None and way.rerolls for way in ways.values()),
         "missing": [name for name in everything if not is_here(name)],
         "licences": {name: pack_of(name).licence for name in everything},
-        "memory": {source: memory(names) for source, names in needs.items() if names is not None and memory(names)},
+        "memory": {source: need for source, names in needs.items() if names and (need := memory(recipe, names))},
     }
 
 
-def memory(packs: list[str]) -> dict[str, int] | None:
+def memory(recipe: Recipe, packs: list[str]) -> dict[str, int] | None:
     """Bytes that a job with these weights takes at the most, on a graphics card ("gpu") or without one ("cpu"), as its
-    models work one after the other; estimates, as backend.memory's. None where nothing is known of some of them."""
+    models work one after the other; estimates, as backend.memory's, where it is not "measured". None where nothing is
+    known."""
+    if recipe.memory is not None:
+        return {"cpu": recipe.memory, "measured": True}
     known = [NEEDS[name] for name in packs if name in NEEDS]
     if not known or len(known) < len(packs):
         return None

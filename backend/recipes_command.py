@@ -54,4 +54,6 @@ def _lines(recipe: dict[str, Any]) -> list[str]:
 def _memory(need: dict[str, int] | None) -> str:
     if need is None:
         return ""
+    if "gpu" not in need:
+        return f"; {need['cpu'] / 1e9:.1f} GB of memory, measured"
     return f"; {need['gpu'] / 1e9:.0f} GB of a graphics card, or {need['cpu'] / 1e9:.0f} GB without one"

@@ -51,7 +51,7 @@ METHODS: dict[str, Method] = {
             # weights that this takes, null where the recipe cannot), picture_first (whether words become a picture
             # first, at which a job can stop), least_views (that its reconstructor needs), rerolls (whether it takes
             # views.reroll), missing (weights that are not there), licences (by name of weights), memory (by from_text
-            # and from_picture, where it is known: {gpu, cpu}, bytes that are estimated)}.
+            # and from_picture, where it is known: {gpu, cpu}, bytes that are estimated, or {cpu, measured: true})}.
             "recipes": "array",
             "packs": "object",  # name of the starter's weights: whether they are there
         },

@@ -40,7 +40,9 @@ def test_memory_is_that_of_the_largest_model_as_they_take_turns() -> None:
     assert told["from_picture"] == {"gpu": picture.bytes(2), "cpu": picture.bytes(4)}
     assert told["from_text"] == {"gpu": NEEDS["sdxl"].bytes(2), "cpu": NEEDS["sdxl"].bytes(4)}
     assert told["from_text"]["cpu"] < 4 * NEEDS["sdxl"].parameters, "its weights stay in half precision"
-    assert memory(["dmv3d", "lgm"]) is None
+    assert memory(RECIPES["grm"], ["grm-r", "unheard of"]) is None
+    measured = describe(RECIPES["starter"])["memory"]["from_text"]
+    assert (set(measured), measured["measured"]) == ({"cpu", "measured"}, True)
     for recipe in RECIPES.values():
         if recipe.pack in PUBLISHED and PUBLISHED[recipe.pack].repository:
             assert set(describe(recipe)["memory"]) == {"from_text", "from_picture"}
@@ -53,6 +55,7 @@ def test_the_list_says_what_is_missing_and_what_is_forbidden(capsys: pytest.Capt
         assert f"{recipe.name}: {recipe.title}" in said
     memory = f"{NEEDS['sdxl'].bytes(2) / 1e9:.0f} GB of a graphics"
     assert f"of words     with sdxl (missing), zero123plus-v1.2 (missing), grm-r (missing); {memory}" in said
+    assert "with dmv3d, lgm; 0.9 GB of memory, measured" in said
     assert "sdxl (about 6.9 GB), CreativeML Open RAIL++-M" in said
     assert "Commercial use is not forbidden." in said
     assert backend.__main__.main(["recipes", "--json"]) == 0
