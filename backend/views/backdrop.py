@@ -56,7 +56,8 @@ def fit_backdrop(lab: np.ndarray) -> tuple[np.ndarray, float] | None:
 def _refined(lab: np.ndarray, background: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
     """The surface through all that hangs together with the border and is near it: of the fourth degree, as a lamp's
     light falls off. Shadows and whatever else deviates by more than noise are left out step by step."""
-    basis = _powers(*lab.shape[:2], 4)
+    height, width = lab.shape[:2]
+    basis = _powers(height, width, 4)
     weight = np.diag(np.arange(basis.shape[-1]) > 0).astype(np.float32) * 1e-4
     for _ in range(3):
         near = np.linalg.norm(lab - background, axis=-1) < max(PLAIN_DIFFERENCE, 3.0 * noise)
