@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
 from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
-from backend.training.evaluate import color_difference, from_pictures, silhouette_iou
+from backend.packs import PACKS
+from backend.reconstruct.dmv3d import Dmv3dReconstructor
+from backend.training.evaluate import color_difference, from_pictures, from_views, silhouette_iou
 from backend.views.dmv3d import Dmv3dGenerator
 from backend.vocabulary import TOKENS, Vocabulary
 
@@ -33,3 +36,15 @@ def test_pictures_are_judged_and_shown(tmp_path: Path) -> None:
     assert 0 <= figures["pictured_silhouette_iou"] < 0.9  # an untrained network hits nothing
     assert figures["color_difference"] > 0
     assert Image.open(tmp_path / "pictures.png").size == (2 * 9 * 64, 64 + 14)
+
+
+@pytest.mark.skipif(
+    not all(pack.present for pack in PACKS.values()), reason="the starter pack has not been trained yet"
+)
+def test_what_views_are_rebuilt_into_is_seen_from_other_sides() -> None:
+    figures = from_views(Dmv3dReconstructor.load(), 0, count=2)
+    assert set(figures) == {"dmv3d", "lgm"}
+    for name in figures:
+        assert figures[name]["silhouette_iou"] > 0.7
+        assert figures[name]["psnr"] > 15
+        assert figures[name]["depth_error"] < 0.2
