@@ -19,7 +19,7 @@ from backend.reconstruct.view_colors import painted_by
 from backend.views.dmv3d import AZIMUTHS, Dmv3dGenerator
 
 if TYPE_CHECKING:
-    from backend.recipes import Reconstructor
+    from backend.recipe import Reconstructor
 
 
 class Dmv3dReconstructor:

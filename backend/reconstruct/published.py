@@ -12,7 +12,7 @@ from backend.reconstruct.checkpoints import prepared
 from backend.weights import missing_weights
 
 if TYPE_CHECKING:
-    from backend.recipes import Reconstructor
+    from backend.recipe import Reconstructor
 
 
 def load_published(name: str, device: str) -> Reconstructor:

@@ -11,7 +11,7 @@ from backend.views.folders import published_folder
 from backend.weights import how_to_get, missing_weights
 
 if TYPE_CHECKING:
-    from backend.recipes import ViewGenerator
+    from backend.recipe import ViewGenerator
     from backend.views.dmv3d import Dmv3dGenerator
 
 
