@@ -7,15 +7,20 @@ from pathlib import Path
 from torch import Tensor
 
 from backend.errors import BadInput
-from backend.views.picture import load_picture, prepare_picture
+from backend.views.picture import Picture, load_picture, prepare_picture, separated
 
 _SHOWN_SIDE, _SHOWN_FRACTION = 512, 0.9  # generators differ; this is for looking at
 
 
 def prepared(path: Path, size: int, object_fraction: float) -> tuple[Tensor, list[str]]:
     """As `backend.views.picture.prepare_picture`; raises BadInput that tells what to do where no object is in it."""
+    picture = load_picture(path)
     try:
-        return prepare_picture(load_picture(path), size, object_fraction)
+        if not picture.had_alpha:  # that a plain background is cut away is no news: it was asked for
+            warnings = list(picture.warnings)
+            rgba, _ = separated(picture, warnings)
+            picture = Picture(rgba, had_alpha=True, warnings=warnings)
+        return prepare_picture(picture, size, object_fraction)
     except BadInput as error:
         message = error.message.replace("The picture", "The picture that the words became", 1)
         raise BadInput(message, "Try another seed or other words, or use a picture of yours.") from error

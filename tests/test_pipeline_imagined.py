@@ -165,6 +165,7 @@ def test_a_job_stops_at_the_picture_and_goes_on_from_it(painter: stand_ins.TinyP
     assert done.files["picture"] == str(tmp_path / "job" / "imagined.png")
     assert done.files["views"] == []
     assert {event.stage for event in events if isinstance(event, Progress)} == {"picture"}
+    assert done.warnings == [], "that its plain background was cut away is no news"
     picture = (tmp_path / "job" / "imagined.png").read_bytes()
     assert resumed(tmp_path / "job", "--from-stage", "views", "--seed", "8", "--to-stage", "views") == 0
     assert (tmp_path / "job" / "imagined.png").read_bytes() == picture
