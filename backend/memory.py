@@ -27,37 +27,38 @@ RESERVE = GIB // 2  # bytes of a graphics card that stay free for the screen and
 @dataclass(frozen=True)
 class Need:
     """What a published model needs. parameters: how many numbers its parts hold; working: bytes that it fills beside
-    them while it computes in float32, and decoding: in any case, as its autoencoder does; narrow: in float32 too its
-    weights lie in memory in half precision."""
+    them while it computes in float32, and decoding: while its autoencoder does; narrow: in float32 too its weights lie
+    in memory in half precision; wide: its autoencoder computes in float32 whatever the rest does."""
 
     parameters: int
     working: int
-    narrow: bool = False
     decoding: int = 0
+    narrow: bool = False
+    wide: bool = False
 
     def weights(self, itemsize: int) -> int:
         """Bytes of the parts, where numbers take so many bytes."""
         return self.parameters * (2 if self.narrow else itemsize)
 
-    def working_bytes(self, itemsize: int) -> int:
-        """Bytes beside the parts, likewise."""
-        return max(self.working * itemsize // 4, self.decoding)
+    def beside(self, itemsize: int) -> dict[str, int]:
+        """Bytes beside the weights while each of a generator's parts computes, likewise; the others' are few."""
+        return {"unet": self.working * itemsize // 4, "vae": self.decoding * (4 if self.wide else itemsize) // 4}
 
     def bytes(self, itemsize: int) -> int:
         """At work, all parts together."""
-        return self.weights(itemsize) + self.working_bytes(itemsize)
+        return self.weights(itemsize) + max(self.beside(itemsize).values())
 
 
 # By pack. Parameters are counted, and so is working memory: the most bytes of tensors at once on the meta device, with
 # a third more for what kernels need beside them.
 NEEDS: dict[str, Need] = {
-    "mvdream": Need(1_291_613_867, GIB * 4 // 10),
-    "imagedream": Need(1_996_480_683, GIB * 5 // 10),
-    "zero123plus-v1.1": Need(1_581_641_387, GIB * 24 // 10),
-    "zero123plus-v1.2": Need(1_581_641_387, GIB * 24 // 10),
-    "sv3d-p": Need(2_241_009_085, GIB * 46 // 10, decoding=GIB * 13 // 10),
-    "sv3d-u": Need(2_239_698_365, GIB * 46 // 10, decoding=GIB * 13 // 10),
-    "sdxl": Need(3_468_837_867, GIB, narrow=True, decoding=4 * GIB),
+    "mvdream": Need(1_291_613_867, GIB * 4 // 10, GIB * 3 // 10),
+    "imagedream": Need(1_996_480_683, GIB * 5 // 10, GIB * 3 // 10),
+    "zero123plus-v1.1": Need(1_581_641_387, GIB, GIB * 24 // 10),
+    "zero123plus-v1.2": Need(1_581_641_387, GIB, GIB * 24 // 10),
+    "sv3d-p": Need(2_241_009_085, GIB * 46 // 10, GIB * 13 // 10, wide=True),
+    "sv3d-u": Need(2_239_698_365, GIB * 46 // 10, GIB * 13 // 10, wide=True),
+    "sdxl": Need(3_468_837_867, GIB * 9 // 10, GIB * 4, narrow=True, wide=True),
     "lgm-big": Need(415_042_848, GIB, narrow=True),
     "grm-r": Need(178_850_304, GIB),
     "grm-zero123plus": Need(178_850_304, GIB),
@@ -66,13 +67,13 @@ NEEDS: dict[str, Need] = {
 }
 
 
-def placement(parts: Mapping[str, int], working: int, free: int | None) -> str:
-    """WHOLE, TURNS or LAYERS: the quickest way that fits. parts: the bytes of each; working: bytes beside them; free:
-    bytes on the graphics card, None where there is none of its own to be short of."""
-    room = None if free is None else free - working - RESERVE
-    if room is None or sum(parts.values()) <= room:
+def placement(parts: Mapping[str, int], beside: Mapping[str, int], free: int | None) -> str:
+    """WHOLE, TURNS or LAYERS: the quickest way that fits. parts: the bytes of each; beside: bytes beside the weights
+    while it computes; free: bytes on the graphics card, None where there is none of its own to be short of."""
+    room = None if free is None else free - RESERVE
+    if room is None or sum(parts.values()) + max(beside.values(), default=0) <= room:
         return WHOLE
-    return TURNS if max(parts.values(), default=0) <= room else LAYERS
+    return TURNS if max(size + beside.get(name, 0) for name, size in parts.items()) <= room else LAYERS
 
 
 def thriftier(way: str) -> str | None:

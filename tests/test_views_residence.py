@@ -67,7 +67,9 @@ def on_card(generator: Any, free: int) -> tuple[Card, Residence]:
     """The generator, as if it had a card of its own with so much room."""
     parts = generator.residence.parts
     card = Card(parts, free)
-    generator.residence = Residence(parts, "cuda", WORKING, free=lambda _: card.free, move=card.move, fetch=card.fetch)
+    generator.residence = Residence(
+        parts, "cuda", dict.fromkeys(parts, WORKING), free=lambda _: card.free, move=card.move, fetch=card.fetch
+    )
     return card, generator.residence
 
 
@@ -143,9 +145,7 @@ def test_a_failure_within_a_layer_leaves_nothing_behind(folder: Path) -> None:
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_on_the_machines_own_memory_nothing_moves(device: str) -> None:
     moves: list[str] = []
-    residence = Residence(
-        {"unet": nn.Linear(3, 3)}, device, WORKING, free=lambda _: 0, move=lambda _, to: moves.append(to)
-    )
+    residence = Residence({"unet": nn.Linear(3, 3)}, device, {}, free=lambda _: 0, move=lambda _, to: moves.append(to))
     assert residence.enter() == WHOLE
     residence.leave()
     assert not residence.thriftier()

@@ -51,7 +51,7 @@ class MultiViewGenerator:
         pipeline.home = torch.device(device)
         modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
         need = NEEDS["imagedream" if pipeline.pictured else "mvdream"]
-        self.residence = Residence(modules, device, need.working_bytes(pipeline.unet.dtype.itemsize))
+        self.residence = Residence(modules, device, need.beside(pipeline.unet.dtype.itemsize))
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu", pictured: bool | None = None) -> MultiViewGenerator:

@@ -22,7 +22,7 @@ def module_bytes(module: nn.Module) -> int:
 class Residence:
     """The parts of one model and where they lie. The largest is the U-Net.
 
-    working: bytes that the model fills beside its parts while it computes. way: backend.memory's WHOLE, TURNS or
+    beside: bytes that the model fills beside its weights while a part computes. way: backend.memory's WHOLE, TURNS or
     LAYERS, chosen from the memory that is free when the model enters, or None where all parts lie in the machine's
     memory. free, move and fetch are there for tests.
     """
@@ -31,13 +31,13 @@ class Residence:
         self,
         parts: Mapping[str, nn.Module],
         device: str,
-        working: int,
+        beside: Mapping[str, int],
         *,
         free: Callable[[str], int | None] = free_memory,
         move: Move | None = None,
         fetch: Fetch | None = None,
     ) -> None:
-        self.parts, self.device, self.working = dict(parts), device, working
+        self.parts, self.device, self.beside = dict(parts), device, dict(beside)
         self.way: str | None = None
         self._free, self._move = free, move or _moved
         self._fetch: Fetch = fetch or (lambda weights: weights.to(device))
@@ -61,7 +61,7 @@ class Residence:
             return self.way
         free = self._free(self.device) if self.apart else None
         sizes = {name: module_bytes(part) for name, part in self.parts.items()}
-        self.way = max(placement(sizes, self.working, free), self._least, key=(WHOLE, TURNS, LAYERS).index)
+        self.way = max(placement(sizes, self.beside, free), self._least, key=(WHOLE, TURNS, LAYERS).index)
         if self.way == WHOLE:
             for part in self.parts.values():
                 self._move(part, self.device)

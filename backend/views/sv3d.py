@@ -76,8 +76,8 @@ class Sv3dGenerator:
             raise BadInput("These are the weights of sv3d_u, which makes even rings only.", "Get those of sv3d_p.")
         self.model = model.eval().requires_grad_(False)
         parts = {name: getattr(model, name) for name in ("vision_encoder", "unet", "vae")}
-        working = NEEDS[f"sv3d-{model.variant}"].working_bytes(model.unet.dtype.itemsize)
-        self.residence = Residence(parts, device, working)
+        beside = NEEDS[f"sv3d-{model.variant}"].beside(model.unet.dtype.itemsize)
+        self.residence = Residence(parts, device, beside)
         self.way, self.fov_degrees, self.size, self.device = way, fov_degrees, size, device
         self.radius = radius or filling_radius(fov_degrees, FRACTION)
 

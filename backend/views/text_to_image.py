@@ -59,7 +59,7 @@ class TextToImage:
         pipeline.home = torch.device(device)
         parts = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
         need = NEEDS[PACK]
-        self.residence = Residence(parts, device, need.working_bytes(inference_dtype(device, torch.float16).itemsize))
+        self.residence = Residence(parts, device, need.beside(inference_dtype(device, torch.float16).itemsize))
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> TextToImage:

@@ -122,8 +122,8 @@ class Zero123PlusGenerator:
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         parts = {name: getattr(model, name) for name in ("vision_encoder", "unet", "vae")}
-        working = NEEDS[f"zero123plus-{version.name}"].working_bytes(model.unet.dtype.itemsize)
-        self.residence = Residence(parts, device, working)
+        beside = NEEDS[f"zero123plus-{version.name}"].beside(model.unet.dtype.itemsize)
+        self.residence = Residence(parts, device, beside)
         if device != "mps":  # whose kernels do not know the layout
             for network in (model.unet, model.vae):
                 network.to(memory_format=torch.channels_last)
