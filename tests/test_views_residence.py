@@ -150,3 +150,30 @@ def test_on_the_machines_own_memory_nothing_moves(device: str) -> None:
     residence.leave()
     assert not residence.thriftier()
     assert moves == [device]
+
+
+def test_the_maker_of_pictures_moves_in_the_same_ways() -> None:
+    import text_to_image_cases
+
+    from backend.views.text_to_image import TextToImage
+    from backend.views.text_to_image_untrained import untrained_pipeline
+
+    maker = TextToImage(untrained_pipeline(text_to_image_cases.SMALL))
+
+    def picture() -> Tensor:
+        walk = maker.generate("a red mug", steps=2, seed=3)
+        while True:
+            try:
+                next(walk)
+            except StopIteration as end:
+                return end.value
+
+    plain = picture()
+    card, residence = on_card(maker, 0)
+    largest, both = max(map(module_bytes, residence.parts.values())), sum(map(module_bytes, residence.parts.values()))
+    for room, way in ((both, WHOLE), (largest, TURNS), (0, LAYERS)):
+        card.free = room + WORKING + RESERVE
+        assert torch.equal(picture(), plain)
+        assert residence.way == way
+        residence.leave()
+        assert card.there == set()
