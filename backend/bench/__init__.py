@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from backend.bench import mesh, reconstruct, refine, render, texture, views
+from backend.bench import matting, mesh, reconstruct, refine, render, texture, views
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,7 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
         ("refine", refine, "fitting Gaussians to pictures"),
         ("reconstruct", reconstruct, "the published reconstructors, time and memory"),
         ("views", views, "the published view generators, time and memory"),
+        ("matting", matting, "cutting objects out of plain backgrounds"),
     )
     for name, module, what in modules:
         part = parts.add_parser(name, help=what, description=module.run.__doc__)

@@ -37,6 +37,7 @@ class Case:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `bench matting`."""
     parser.add_argument("--size", type=int, default=256, help="side of the pictures, in pixels")
     parser.add_argument("--backgrounds", nargs="+", choices=BACKGROUNDS, default=list(BACKGROUNDS), metavar="NAME")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="what was cut out, on pink, as a picture")

@@ -91,7 +91,7 @@ def _conductance(lab: np.ndarray, steepness: np.ndarray) -> np.ndarray:
     """
     fine = _steepness(lab, 1.0)
     times = fine / np.maximum(_steepness(lab, 3.0), 1e-6)  # 3 for a step, 1 for a slope
-    sharpness = np.clip((times - 1.2) / 0.6, 0, 1)
+    sharpness = np.clip((times - 1.35) / 0.5, 0, 1)
     return np.maximum(np.exp(-3.0 * np.maximum(steepness - 1, 0) * sharpness), _CLOSED)
 
 
