@@ -79,9 +79,8 @@ def test_it_knows_what_no_view_shows(generator: Dmv3dGenerator) -> None:
     [
         lambda views: Views(views.rgba, views.cameras),
         lambda views: Views(views.rgba[:2], views.cameras[:2], "a pumpkin"),
-        lambda views: Views(torch.cat([0.3 + 0 * views.rgba[:, :3], 1 + 0 * views.rgba[:, 3:]], 1), views.cameras, ""),
     ],
-    ids=["from outside", "two of them", "nothing that it knows"],
+    ids=["from outside", "two of them"],
 )
 def test_all_others_go_by_the_pictures_alone(generator: Dmv3dGenerator, change) -> None:  # type: ignore[no-untyped-def]
     other = Other()
@@ -93,8 +92,6 @@ def test_all_others_go_by_the_pictures_alone(generator: Dmv3dGenerator, change) 
 def test_a_kind_is_read_from_the_views_where_no_words_name_it(generator: Dmv3dGenerator) -> None:
     views = views_of("chair")
     words = generator.words("", views.rgba[0])
-    assert words is not None
     assert generator.vocabulary.kinds(words) == ["chair"]
     told = generator.words("a red mug", views.rgba[0])
-    assert told is not None
     assert generator.vocabulary.kinds(told) == ["mug"]

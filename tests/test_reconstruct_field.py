@@ -104,7 +104,7 @@ def test_a_ring_keeps_its_hole() -> None:
 
 
 def test_an_empty_field_is_refused() -> None:
-    with pytest.raises(BadInput, match="surface"):
+    with pytest.raises(BadInput, match="Nothing solid"):
         field_gaussians(*field_of(lambda places: torch.full(places.shape[:-1], -20.0)))
 
 

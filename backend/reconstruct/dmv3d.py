@@ -43,11 +43,12 @@ class Dmv3dReconstructor:
 
     def reconstruct(self, views: Views, warnings: list[str]) -> Generator[Step, None, Gaussians]:
         """Gaussians in the cameras' own frame. Raises BadInput where the views show nothing, or are too few."""
-        words = self._words(views)
-        self.used_packs = (self.pack, "reader") if words is not None else ("lgm",)
-        if words is None:
+        if views.caption is None or len(views) != len(AZIMUTHS):
+            self.used_packs = ("lgm",)
             return (yield from self._load_other().reconstruct(views, warnings))
+        self.used_packs = (self.pack, "reader")
         with torch.inference_mode():
+            words = self.generator.words(views.caption, views.rgba[0])
             planes = self.generator.planes_of(views, words)
         yield Step(1, 2, "Building the object from its views")
         with torch.inference_mode():
@@ -55,9 +56,3 @@ class Dmv3dReconstructor:
             gaussians = painted_by(views, gaussians, normals)
         yield Step(2, 2, "Building the object from its views")
         return gaussians
-
-    def _words(self, views: Views) -> list[int] | None:
-        """The tokens of what the views show; None where that is not known, or they are no four a quarter turn apart."""
-        if views.caption is None or len(views) != len(AZIMUTHS):
-            return None
-        return self.generator.words(views.caption, views.rgba[0])

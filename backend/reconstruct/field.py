@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.datatypes import Gaussians
+from backend.errors import BadInput
 from backend.render.triplane import STEP, Decoder, composite, occupied_cells, sample_planes
 from backend.surface import topology
 from backend.surface.points import turning_z_to
@@ -43,8 +44,10 @@ def field_gaussians(planes: Tensor, decoder: Decoder) -> tuple[Gaussians, Tensor
     cell = 2.0 / SIDE
     thickness = F.softplus(density_logits(planes, decoder)) * (cell / STEP)
     hidden = 1 - torch.exp(-least_optical_depth(thickness.cpu()))
-    blurred = gaussian_filter(hidden.numpy(), _BLUR)
-    vertices, faces = polygonise((1 - math.exp(-_HIDDEN) - blurred).astype(np.float32), _SMOOTHING)
+    outside = 1 - math.exp(-_HIDDEN) - gaussian_filter(hidden.numpy(), _BLUR)
+    if not (outside < 0).any():
+        raise BadInput("Nothing solid came of the views.", "Try another seed, other words or another picture.")
+    vertices, faces = polygonise(outside.astype(np.float32), _SMOOTHING)
     normals = torch.from_numpy(topology.vertex_normals(vertices, faces).astype(np.float32))
     means = torch.from_numpy(vertices.astype(np.float32) + 0.5) * cell - 1
     discs = torch.tensor([0.6 * cell, 0.6 * cell, 0.1 * cell]).expand(len(means), 3).contiguous()

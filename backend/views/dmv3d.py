@@ -136,12 +136,10 @@ class Dmv3dGenerator:
             tokens = self.vocabulary.encode(f"{reading.kind} {prompt or ''}").tokens
         return tokens if any(tokens) else self.vocabulary.no_text()
 
-    def words(self, caption: str, picture: Tensor) -> list[int] | None:
-        """The tokens of a caption, with the kind that the picture [4, H, W] shows where it names none; None where
-        neither says anything."""
+    def words(self, caption: str, picture: Tensor) -> list[int]:
+        """The tokens of a caption, with the kind that the picture [4, H, W] shows where it names none."""
         reading = self._reader.read(picture) if self._reader is not None else None
-        words = self._words(caption, reading)
-        return None if words == self.vocabulary.no_text() else words
+        return self._words(caption, reading)
 
     @torch.inference_mode()
     def generate(
