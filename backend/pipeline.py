@@ -319,9 +319,7 @@ def _surface(gaussians: Gaussians, faces: int, single: bool) -> Generator[Step, 
     from backend.surface.simplify import simplify
 
     def simplified() -> Generator[Step, None, Mesh]:
-        # The surface before simplification has a few times resolution^2 faces: enough for the count that is asked for.
-        resolution = min(512, max(128, round((faces / 3) ** 0.5)))
-        return simplify((yield from extract_surface(gaussians, resolution, single=single)), faces)
+        return simplify((yield from extract_surface(gaussians, faces=faces, single=single)), faces)
 
     return (yield from refined(simplified(), gaussians))
 

@@ -11,7 +11,8 @@ from backend.errors import BadInput
 from backend.surface import topology
 from backend.surface.clean import prepare
 from backend.surface.cover import cover
-from backend.surface.extract import extract_surface
+from backend.surface.extract import COARSEST, FINEST, _resolution, extract_surface
+from backend.surface.points import Cloud
 
 
 def extract(gaussians: Gaussians, resolution: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -66,6 +67,23 @@ def test_chair_keeps_its_four_legs():
     for height in (-0.35, -0.6):
         cut = made.section(plane_origin=(0, height, 0), plane_normal=(0, 1, 0))
         assert len(cut.entities) == 4
+
+
+def test_the_grid_is_as_fine_as_the_gaussians_lie():
+    rod = shapes.box((-0.9, -0.03, -0.03), (0.9, 0.03, 0.03))
+
+    def resolution(count: int, noise: float = 0.0) -> int:
+        return _resolution(Cloud.of(cover(shapes.discs(rod, count, noise=noise))), 1.8)
+
+    assert resolution(500) == resolution(8000, noise=0.02) == COARSEST
+    assert COARSEST < resolution(4000) < resolution(20000) == FINEST
+
+
+def test_the_surface_has_enough_faces_where_many_are_asked_for():
+    mesh, _ = shapes.walk(extract_surface(shapes.discs(shapes.sphere(), 2000), faces=60_000))
+    few, _ = shapes.walk(extract_surface(shapes.discs(shapes.torus(), 2000)))
+    assert mesh.faces.shape[0] > 60_000
+    assert few.faces.shape[0] > 20_000
 
 
 def test_noise_moves_the_surface_neither_out_nor_in():
