@@ -20,6 +20,8 @@ _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "TGA", "PPM", "A
 _LARGEST_DECODED = 100_000_000  # pixels; 8 bit RGBA of this takes 400 MB
 _LARGEST_JPEG = 1_000_000_000  # pixels; a baseline JPEG is decoded at an eighth of its size, strip by strip
 _SMALLEST_SIDE = 8
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
+_LEAST_TRANSPARENT = 0.003  # of a picture: the rounded corners of a screenshot say nothing of an object
 _open_lock = threading.Lock()
 
 
@@ -65,8 +67,10 @@ def read_image(path: Path | str, max_side: int = 2048) -> LoadedImage:
     if max(rgba.size) > max_side:
         rgba.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     pixels = torch.from_numpy(np.array(rgba, dtype=np.uint8)).permute(2, 0, 1).float() / 255.0
-    # An alpha channel that is opaque everywhere says nothing about where the object ends.
-    had_alpha = has_alpha and bool((pixels[3] < 0.99).any())
+    # An alpha channel that is opaque (nearly) everywhere says nothing about where the object ends.
+    had_alpha = has_alpha and float(1 - pixels[3].mean()) > _LEAST_TRANSPARENT
+    if not had_alpha and float(pixels[3].min()) < 1:
+        pixels = torch.cat([pixels[:3] * pixels[3:] + 1 - pixels[3:], torch.ones_like(pixels[3:])])
     return LoadedImage(pixels, had_alpha, (width, height), warnings)
 
 
@@ -86,11 +90,28 @@ def _open(path: Path) -> Image.Image:
         except PermissionError as error:
             raise BadInput(f"{path} may not be read.", "Check the file's permissions.") from error
         except (Image.UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            raise BadInput(
-                f"{path.name} is not a picture that can be read.", "Use a PNG, JPEG, WebP, TIFF or BMP file."
-            ) from error
+            raise _unreadable(path) from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _unreadable(path: Path) -> BadInput:
+    """The error for what Pillow cannot open; of kinds that people often have it says what they are."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+    except (OSError, ValueError):
+        start = b""
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+        kind = "AVIF" if start[8:12] in (b"avif", b"avis") else "HEIC"
+        return BadInput(
+            f"{path.name} is a {kind} picture, which cannot be read here.", "Save it as JPEG or PNG, or send a JPEG."
+        )
+    if b"<svg" in start.lower():
+        return BadInput(
+            f"{path.name} is a drawing (SVG), not a picture of pixels.", "Export it as a PNG of 1024 pixels or more."
+        )
+    return BadInput(f"{path.name} is not a picture that can be read.", "Use a PNG, JPEG, WebP, TIFF or BMP file.")
 
 
 def _is_baseline_jpeg(image: Image.Image) -> bool:
@@ -129,26 +150,30 @@ def _animation_warning(image: Image.Image, path: Path) -> list[str]:
 def _to_rgba(image: Image.Image) -> Image.Image:
     """Any of Pillow's modes to 8 bit RGBA."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey(image).convert("RGBA")
+        return _deep_grey(image)
     profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "RGBA", "CMYK"):
+    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L", "LA"):
         image = _to_srgb(image, profile)
     return image if image.mode == "RGBA" else image.convert("RGBA")
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
-    """16 bit, 32 bit and floating-point grey to 8 bit; Pillow's own conversion would clip them to white."""
+    """16 bit, 32 bit and floating-point grey to RGBA; Pillow's own conversion would clip them to white."""
     values = np.nan_to_num(np.asarray(image).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     top = 1.0 if image.mode == "F" else 65535.0
     top = max(top, float(values.max()))
-    return Image.fromarray(np.clip(values / top * 255.0 + 0.5, 0, 255).astype(np.uint8))
+    rgba = Image.fromarray(np.clip(values / top * 255.0 + 0.5, 0, 255).astype(np.uint8)).convert("RGBA")
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        rgba.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return rgba
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Phones save Display P3 and printers CMYK; where the profile is unusable the numbers are taken as they are."""
     try:
-        alpha = image.getchannel("A") if image.mode == "RGBA" else None
-        color = image.convert("RGB") if image.mode == "RGBA" else image
+        alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
+        color = image.convert(image.mode[:-1]) if alpha is not None else image
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(color, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
