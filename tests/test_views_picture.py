@@ -169,3 +169,22 @@ def test_from_file_to_frame(tmp_path) -> None:
     assert warnings == []
     torch.testing.assert_close(framed[:3, 32, 32], torch.tensor(RED) / 255, atol=0.01, rtol=0)
     assert float(framed[3, 0, 0]) == 0.0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 600), (2, 2048), (2048, 2), (9, 9), (40, 1500)])
+@pytest.mark.parametrize("content", ["plain", "object", "noise"])
+def test_odd_sizes_end_in_a_picture_or_a_sentence(size: tuple[int, int], content: str) -> None:
+    height, width = size
+    rgb = np.full((height, width, 3), 0.8, np.float32)
+    if content == "object":
+        rgb[height // 3 : height // 3 * 2 + 1, width // 3 : width // 3 * 2 + 1] = (0.6, 0.1, 0.1)
+    elif content == "noise":
+        rgb = np.random.default_rng(0).random((height, width, 3), np.float32)
+    try:
+        rgba, warnings = prepare_picture(picture_of(rgb), 64, 0.8)
+    except BadInput as error:
+        assert error.fix
+    else:
+        assert tuple(rgba.shape) == (4, 64, 64)
+        assert bool(torch.isfinite(rgba).all())
+        assert warnings

@@ -17,6 +17,7 @@ from backend.views.outlines import find_object
 
 _NOISY = 1.0  # CIELAB units from which the picture is smoothed first
 _SIDE = 512  # pixels: of the longer side at which the object is looked for; its edge is then drawn at full size
+_LEAST_SIDE = 8  # pixels, of which a background can be told
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ def plain_background_matte(rgb: np.ndarray) -> Matte | None:
 
     rgb: [H, W, 3] float in [0, 1], sRGB. The alpha is all zero where nothing stands out.
     """
-    reduction = -(-max(rgb.shape[:2]) // _SIDE)
+    if min(rgb.shape[:2]) < _LEAST_SIDE:
+        return None
+    reduction = min(-(-max(rgb.shape[:2]) // _SIDE), max(1, min(rgb.shape[:2]) // (2 * _LEAST_SIDE)))
     lab = rgb2lab(_averaged(rgb, reduction)).astype(np.float32)
     fitted = fit_backdrop(lab)
     if fitted is None or fitted[1] > _NOISY:
