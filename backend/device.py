@@ -54,7 +54,8 @@ def inference_dtype(device: str, half: torch.dtype | None = None) -> torch.dtype
     import torch
 
     if device.startswith("cuda") and half is not None:
-        return half
+        # Of this one series convolutions in fp16 come out as not-a-number.
+        return torch.float32 if "GTX 16" in torch.cuda.get_device_name(device) else half
     if device == "mps":
         return half or torch.float16
     return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32

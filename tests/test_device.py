@@ -50,3 +50,12 @@ def test_a_container_has_less_memory_than_its_machine(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(builtins, "open", fake)
     assert device.memory_bytes() == 536870912
+
+
+def test_half_precision_is_left_to_cards_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for title, dtype in (("NVIDIA GeForce GTX 1660 SUPER", torch.float32), ("NVIDIA H100", torch.float16)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, title=title: title)
+        assert device.inference_dtype("cuda", torch.float16) == dtype
+    assert device.inference_dtype("mps", torch.float16) == torch.float16
+    monkeypatch.setattr(device, "has_fast_bfloat16", lambda name: False)
+    assert device.inference_dtype("cpu", torch.float16) == torch.float32

@@ -11,6 +11,8 @@ from picture_walks import walked
 from torch import Tensor
 from zero123plus_folder import write_folder
 
+from backend.errors import UnsupportedDevice
+
 STEPS = 3
 
 
@@ -92,3 +94,20 @@ def test_the_noise_is_drawn_on_the_processor(named: tuple[str, Any], monkeypatch
     walked(generator, seed=1, **SOURCES[name])
     assert drawn
     assert set(drawn) == {"cpu"}
+
+
+def test_what_comes_out_as_no_numbers_is_said_instead_of_painted_black(
+    named: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, generator = named
+    unet = generator.residence.parts["unet"]
+    plain = unet.forward
+
+    def broken(*given: Any, **more: Any) -> Any:
+        made = plain(*given, **more)
+        return made * float("nan") if isinstance(made, Tensor) else tuple(each * float("nan") for each in made)
+
+    monkeypatch.setattr(unet, "forward", broken)
+    with pytest.raises(UnsupportedDevice, match="no numbers") as caught:
+        list(generator.generate(**SOURCES[name], steps=2, seed=1))
+    assert caught.value.fix

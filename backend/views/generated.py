@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.datatypes import CANONICAL_SIZE
-from backend.errors import BadInput
+from backend.errors import BadInput, UnsupportedDevice
 
 # Colours of the four channels of Stable Diffusion's latents: a linear guess at its decoder, a thousand times as quick.
 _LATENT_COLORS = (
@@ -43,6 +43,16 @@ def latent_preview(latents: Tensor, gain: float = 1.0) -> Tensor:
     scale = max(1, round(_PREVIEW_SIDE / rgb.shape[-1]))
     rgb = F.interpolate(rgb.clamp(0, 1), scale_factor=scale, mode="bilinear").clamp(0, 1).cpu()  # its weights round
     return torch.cat([rgb, torch.ones_like(rgb[:, :1])], 1)
+
+
+def checked_latents(latents: Tensor) -> Tensor:
+    """The latents. Raises UnsupportedDevice where the device made no numbers of them: pictures would come out black."""
+    if not bool(latents.isfinite().all()):
+        raise UnsupportedDevice(
+            f"This machine's {latents.device.type.upper()} device gave no numbers in half precision.",
+            "Update its driver, or use the CPU or the recipe 'starter'.",
+        )
+    return latents
 
 
 def cut_from_background(picture: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
 from backend.cameras import look_at, orbit_positions
 from backend.nets.multiview_unet import MultiViewUNet
+from backend.views.generated import checked_latents
 
 VIEWS = 4
 MOST_STEPS = 999  # of 1,000 in training; the schedule begins one later than it counts
@@ -179,7 +180,7 @@ class MultiViewPipeline(DiffusionPipeline):
         latents = noise
         for index, latents, clean in denoising:
             yield index, latents[:VIEWS], clean[:VIEWS]
-        pictures = self.decode(latents[:VIEWS])
+        pictures = self.decode(checked_latents(latents[:VIEWS]))
         self.maybe_free_model_hooks()
         return pictures
 

@@ -20,7 +20,7 @@ from backend.device import inference_dtype
 from backend.errors import BadInput
 from backend.memory import NEEDS
 from backend.views.folders import check_libraries
-from backend.views.generated import checked_picture, cut_from_white, filling_radius, latent_preview
+from backend.views.generated import checked_latents, checked_picture, cut_from_white, filling_radius, latent_preview
 from backend.views.residence import Residence
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Sv3dGenerator:
             try:
                 clean = next(walk)
             except StopIteration as end:
-                latents = end.value
+                latents = checked_latents(end.value)
                 break
             done += 1
             yield Step(done, total, message, latent_preview(clean[chosen]))

@@ -31,7 +31,14 @@ from backend.views.folders import (
     read_json,
     weights_file,
 )
-from backend.views.generated import checked_picture, cut_from_background, cut_from_white, filling_radius, latent_preview
+from backend.views.generated import (
+    checked_latents,
+    checked_picture,
+    cut_from_background,
+    cut_from_white,
+    filling_radius,
+    latent_preview,
+)
 from backend.views.residence import Residence
 from backend.weights import check_fit, load_network, read_shapes
 
@@ -256,7 +263,7 @@ class Zero123PlusGenerator:
             try:
                 clean = next(walk)
             except StopIteration as end:
-                latents = end.value
+                latents = checked_latents(end.value)
                 break
             done += 1
             yield Step(done, total, message, latent_preview(cut_grid(clean[0]), _PAINTED_GAIN))
