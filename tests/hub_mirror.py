@@ -63,6 +63,11 @@ class Mirror:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
+    @property
+    def elsewhere(self) -> str:
+        """Another host, as a browser or client sees it."""
+        return self.address.replace("127.0.0.1", "localhost")
+
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         path, wanted = request.path.partition("?")[0], request.headers.get("Range")
         self.asked.append((request.command, path, wanted))
@@ -76,7 +81,7 @@ class Mirror:
             self._refuse(request, *self.refuse_files)
         elif path.startswith(resolve) and path[len(resolve) :] in self.files:
             # Large files lie elsewhere: the hub names the place.
-            self._send(request, 302, b"", {"Location": f"{self.address}/elsewhere/{path[len(resolve) :]}"})
+            self._send(request, 302, b"", {"Location": f"{self.elsewhere}/elsewhere/{path[len(resolve) :]}"})
         elif path.startswith("/elsewhere/"):
             self._send_file(request, path[len("/elsewhere/") :], wanted)
         else:
