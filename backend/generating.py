@@ -15,7 +15,7 @@ from backend.packs import PUBLISHED
 from backend.recipes import Recipe
 from backend.report import Report
 from backend.request import Request
-from backend.views.picture import further_packs, load_picture, prepare_picture
+from backend.views.picture import load_picture, prepare_picture
 from backend.weights import missing_weights
 
 
@@ -90,8 +90,6 @@ def begin_views(
     elif request.image is not None:
         image, more = prepare_picture(load_picture(request.image), generator.image_size, generator.object_fraction)
         notes += more
-    for pack in further_packs(notes):
-        report.use_pack(pack)
     notes += generator.notes(prompt, image)
 
     def walk() -> Generator[Step, None, Views]:

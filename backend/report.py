@@ -14,6 +14,7 @@ from backend.jobfolder import PICTURE, REPORT, JobFolder
 from backend.packs import PACKS, PUBLISHED
 from backend.reconstruct.normalize import Similarity
 from backend.request import RESULTS, Request
+from backend.views.picture import further_packs
 from backend.weights import sha256_of
 
 _LIBRARIES = ("torch", "numpy", "numba", "pillow", "scikit-image", "xatlas", "fast-simplification", "gsplat")
@@ -65,6 +66,8 @@ class Report:
 
     def write(self, seconds: dict[str, float], warnings: list[str]) -> None:
         """Write report.json. Raises BadInput where the folder cannot be written."""
+        for pack in further_packs(warnings):
+            self.use_pack(pack)
         earlier = self._earlier
         kept = {
             stage: spent

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.machinery
 import importlib.util
+import json
 import struct
 import sys
 import types
@@ -16,9 +18,13 @@ import torch
 
 from backend.downloads import import_from
 from backend.errors import BadInput, MissingWeights, OutOfMemory
+from backend.formats.images import write_png
+from backend.jobfolder import JobFolder
 from backend.packs import PUBLISHED
+from backend.report import Report
+from backend.request import Request
 from backend.views import matting_model
-from backend.views.picture import Picture, Way, further_packs, prepare_picture, separated
+from backend.views.picture import Picture, Way, further_packs, load_picture, prepare_picture, separated
 
 PACK = PUBLISHED["matting"]
 
@@ -150,6 +156,19 @@ def test_what_the_network_does_not_see_is_looked_for_otherwise(home: Path, runti
     dark = np.full((96, 96, 3), 0.3, np.float32)
     dark[30:60, 30:60] = 0.05
     assert separated(picture_of(dark), [])[1] is Way.PLAIN
+
+
+def test_the_report_names_the_network_and_its_licence(home: Path, runtime: StandIn) -> None:
+    imported(home)
+    write_png(home / "photo.png", torch.from_numpy(bright_thing()).permute(2, 0, 1))
+    request = Request.from_json({"image": str(home / "photo.png")})
+    report = Report(request, JobFolder(home / "job"))
+    report.begin(["views"], "cpu")
+    JobFolder(home / "job").create()
+    report.write({}, prepare_picture(load_picture(home / "photo.png"), 64, 0.8)[1])
+    written = json.loads((home / "job" / "report.json").read_text())
+    assert [(pack["name"], pack["licence"]) for pack in written["weights"]] == [("matting", "MIT")]
+    assert written["weights"][0]["sha256"] == hashlib.sha256(b"a network").hexdigest()
 
 
 def test_failures_name_file_and_cure(home: Path, runtime: StandIn) -> None:
