@@ -55,7 +55,8 @@ def inference_dtype(device: str, half: torch.dtype | None = None) -> torch.dtype
 
     if device.startswith("cuda") and half is not None:
         # Of this one series convolutions in fp16 come out as not-a-number.
-        return torch.float32 if "GTX 16" in torch.cuda.get_device_name(device) else half
+        title = torch.cuda.get_device_name(device) if torch.cuda.is_available() else ""
+        return torch.float32 if "GTX 16" in title else half
     if device == "mps":
         return half or torch.float16
     return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32

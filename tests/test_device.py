@@ -53,6 +53,7 @@ def test_a_container_has_less_memory_than_its_machine(monkeypatch: pytest.Monkey
 
 
 def test_half_precision_is_left_to_cards_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for title, dtype in (("NVIDIA GeForce GTX 1660 SUPER", torch.float32), ("NVIDIA H100", torch.float16)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, title=title: title)
         assert device.inference_dtype("cuda", torch.float16) == dtype
