@@ -13,9 +13,9 @@ from backend.cameras import world_to_camera_opencv
 from backend.datatypes import Views
 
 _REACH, _STEPS = 1.2, 40  # how far a point may go, for an object 1.8 wide
-_PRICE = 0.1  # of going a unit far, in units of colour: where all places look alike a point stays
-_NEAREST_SHARE = 0.6  # of the views that could see a place; the rest may see what stands before it
-_BETTER = 0.5  # of the difference in colour at the hull: a place that is not so much better is not taken
+_PRICE = 0.04  # of going a unit far, in units of colour: where all places look alike a point stays
+_NEAREST_SHARE = 0.3  # of the views that could see a place; into a hollow most see what stands before it
+_BETTER, _NOISE = 0.7, 0.02  # of the difference in colour at the hull, and less than it by: what makes a place better
 _MOST_VIEWS = 24  # that are asked
 _LEAST_COSINE = 0.35  # between the rays of two views that are taken to see the same side
 
@@ -25,7 +25,8 @@ def where_views_agree(points: Tensor, ways: Tensor, colors: Tensor, sources: Ten
 
     points, ways (unit), colors [N, 3]; sources [N]: the view that each comes from.
     """
-    best, found = _BETTER * _disagreement(points, ways, colors, sources, views, False), points
+    differ = _disagreement(points, ways, colors, sources, views, False)
+    best, found = torch.minimum(_BETTER * differ, differ - _NOISE), points
     for step in range(1, _STEPS + 1):
         distance = _REACH * step / _STEPS
         places = points + distance * ways
