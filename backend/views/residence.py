@@ -136,7 +136,11 @@ def stream(module: nn.Module, fetch: Fetch) -> list[torch.utils.hooks.RemovableH
     handles = []
     for unit in module.modules():
         if unit._parameters or unit._buffers:
-            handles += [unit.register_forward_pre_hook(come), unit.register_forward_hook(go, always_call=True)]
+            # First of all, so that weights in half precision come as they lie, and what widens them does so there.
+            handles += [
+                unit.register_forward_pre_hook(come, prepend=True),
+                unit.register_forward_hook(go, always_call=True),
+            ]
     return handles
 
 

@@ -22,6 +22,7 @@ from backend.device import inference_dtype
 from backend.errors import BadInput
 from backend.memory import NEEDS
 from backend.views.folders import check_libraries
+from backend.views.generated import checked_latents
 from backend.views.residence import Residence
 from backend.views.stepping import stepped
 
@@ -161,7 +162,7 @@ class TextToImage:
             callback_on_step_end=on_step_end,
         )
         # The pipeline would decode in half precision on some devices, and black is all that comes of it.
-        latents = made.images.float() / pipeline.vae.config.scaling_factor
+        latents = checked_latents(made.images).float() / pipeline.vae.config.scaling_factor
         with torch.inference_mode():
             return (pipeline.vae.decode(latents).sample[0].cpu() / 2 + 0.5).clamp(0, 1)
 
