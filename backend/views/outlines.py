@@ -46,6 +46,8 @@ def find_object(lab: np.ndarray, backdrop: np.ndarray, noise: float) -> Found:
     shadow = _shadow(lab, backdrop, noise, ratio < 1)
     scale = (_SIDE / max(lab.shape[:2])) ** 2
     to_object = np.where(shadow, _SHADOW, _OBJECT) * scale * np.clip(ratio - 1, 0, 1)
+    ringing = least_difference > 1.3 * float(least_difference.min())
+    to_object[ringing & (ratio < 3)] *= 0.3  # there its edge says more than its colour
     to_background = _BACKGROUND * scale * np.clip(1 - ratio, 0, 1) * conductance
     to_background[_patches(ratio < 1, conductance)] = 0
     frame = np.ones(ratio.shape, bool)
