@@ -55,9 +55,11 @@ def zero123plus(row: Row) -> Zero123PlusGenerator:
 def sv3d(row: Row) -> Sv3dGenerator:
     config = published_config("p")
     if row.size == "tiny":
-        config["unet"] |= _FOUR | {"num_attention_heads": (1,) * 4, "cross_attention_dim": 32}
-        config["vae"] |= _FOUR
-        config["vision_encoder"] |= _NARROW | {"projection_dim": 32}
+        config = {  # new ones: the published are shared
+            "unet": config["unet"] | _FOUR | {"num_attention_heads": (1,) * 4, "cross_attention_dim": 32},
+            "vae": config["vae"] | _FOUR,
+            "vision_encoder": config["vision_encoder"] | _NARROW | {"projection_dim": 32},
+        }
     size = {"full": 576, "small": 128, "tiny": 64}[row.size]
     return Sv3dGenerator.untrained(EVEN, device=row.device, dtype=DTYPES[row.dtype], config=config, size=size)
 
