@@ -10,13 +10,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from backend import __version__, recipes_command, weights_command
+from backend import __version__
+from backend.downloads import weights_command
 from backend.errors import BadInput, SplatsmithError
+from backend.frontend import recipes_command
+from backend.job.request import RESULTS
 from backend.recipes import RECIPES
-from backend.request import RESULTS
 
 if TYPE_CHECKING:
-    from backend.editing import EditedViews
+    from backend.job.editing import EditedViews
 
 # Commands whose module brings its own arguments: add_NAME_arguments(parser) and run_NAME(options).
 _DEVELOPING = {
@@ -210,7 +212,7 @@ def _edit_views(options: argparse.Namespace) -> int:
         replace[int(number)] = path
     if sum(map(bool, (options.undo, options.reroll, options.drop or replace))) != 1:
         raise BadInput("Say what is to be done.", "Give --drop and --replace, or --reroll, or --undo.")
-    from backend.editing import edit_views, undo
+    from backend.job.editing import edit_views, undo
 
     if options.reroll:
         edited = _reroll(options)
@@ -224,8 +226,8 @@ def _edit_views(options: argparse.Namespace) -> int:
 
 def _reroll(options: argparse.Namespace) -> EditedViews:
     from backend.device import pick_device
-    from backend.models import Models
-    from backend.rerolling import reroll_views
+    from backend.job.models import Models
+    from backend.job.rerolling import reroll_views
 
     walk = reroll_views(options.folder, options.reroll, options.seed, Models(), pick_device(options.device))
     while True:
@@ -241,7 +243,7 @@ def _reroll(options: argparse.Namespace) -> EditedViews:
 def _reconstruct(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from backend.jobfolder import TRANSFORMS, JobFolder
+    from backend.job.jobfolder import TRANSFORMS, JobFolder
 
     folder = JobFolder(options.out)
     cameras = Path(options.cameras).expanduser().absolute()
@@ -259,7 +261,7 @@ def _refine(options: argparse.Namespace) -> int:
 def _mesh(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from backend.jobfolder import GAUSSIANS, JobFolder
+    from backend.job.jobfolder import GAUSSIANS, JobFolder
 
     folder = JobFolder(options.out)
     if folder.is_job and Path(options.gaussians).expanduser().absolute() == folder / GAUSSIANS:
@@ -269,7 +271,7 @@ def _mesh(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, fields: dict[str, Any], from_stage: str | None, to_stage: str | None) -> int:
-    from backend.console import show
+    from backend.frontend.console import show
 
     return show(fields, options.out, from_stage, to_stage, options.device, as_json=options.json)
 
@@ -277,7 +279,7 @@ def _run(options: argparse.Namespace, fields: dict[str, Any], from_stage: str | 
 def _doctor(options: argparse.Namespace) -> int:
     import json
 
-    from backend.doctor import examine, to_text
+    from backend.frontend.doctor import examine, to_text
 
     facts = examine()
     print(json.dumps(facts) if options.json else to_text(facts))
@@ -285,7 +287,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from backend.server import serve
+    from backend.frontend.server import serve
 
     return serve(options.device)
 

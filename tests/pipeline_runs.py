@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import backend.pipeline
-from backend.models import Models
-from backend.request import Request
+import backend.job.pipeline
+from backend.job.models import Models
+from backend.job.request import Request
 
 PROMPT = "a red mushroom"
 
@@ -19,7 +19,7 @@ def run(folder: Path, stop: Callable[[], bool] | None = None, models: Models | N
     fields.setdefault("faces", 100)
     fields.setdefault("texture_size", 64)
     request = Request.from_json(fields)
-    return list(backend.pipeline.run_job(request, folder, stop=stop, models=models, **stages))
+    return list(backend.job.pipeline.run_job(request, folder, stop=stop, models=models, **stages))
 
 
 def read(path: Path) -> dict[str, Any]:

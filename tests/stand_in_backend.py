@@ -19,10 +19,10 @@ def _quick_mesh() -> None:
     """Where the test is not about the mesh, a quick one will do."""
     import stand_ins
 
-    import backend.pipeline
+    import backend.job.pipeline
 
-    backend.pipeline._surface = stand_ins.quick_surface
-    backend.pipeline._texture = stand_ins.quick_texture
+    backend.job.pipeline._surface = stand_ins.quick_surface
+    backend.job.pipeline._texture = stand_ins.quick_texture
 
 
 def _generator(device: str) -> object:

@@ -167,13 +167,13 @@ TINY = tiny_recipe()
 
 
 def quick_surface(gaussians: Gaussians, faces: int, single: bool) -> Generator[Step, None, Mesh]:
-    """In place of backend.pipeline._surface, where the test is not about it."""
+    """In place of backend.job.pipeline._surface, where the test is not about it."""
     yield Step(1, 2, "Carving")
     yield Step(2, 2, "Carving")
     return octahedron().mesh
 
 
 def quick_texture(gaussians: Gaussians, mesh: Mesh, size: int) -> Generator[Step, None, TexturedMesh]:
-    """In place of backend.pipeline._texture."""
+    """In place of backend.job.pipeline._texture."""
     yield Step(1, 1, "Baking")
     return replace(octahedron(), base_color=torch.full((3, size, size), 0.5))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import wire
+from backend.frontend import wire
 from blender_addon.catalogue import ONLY_STARTER, Catalogue, licence_lines, size_of
 from blender_addon.client import Backend, Launch, Problem
 from blender_addon.desk import Desk, number_of
@@ -153,7 +153,7 @@ def test_the_catalogue_survives_whatever_it_is_told(tmp_path):
 
 
 def test_the_catalogue_reads_what_the_real_backend_says():
-    from backend.offer import describe
+    from backend.frontend.offer import describe
     from backend.packs import PUBLISHED
     from backend.recipes import RECIPES
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backend import wire
+from backend.frontend import wire
 from blender_addon import client
 from blender_addon.client import Backend, Launch
 from blender_addon.connection import PROTOCOL

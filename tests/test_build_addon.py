@@ -30,7 +30,9 @@ def test_the_zip_holds_the_backend_and_nothing_that_lies_about(tmp_path):
         assert all(entry.date_time == (2026, 1, 1, 0, 0, 0) for entry in archive.infolist())
         manifest = tomllib.loads(archive.read("blender_manifest.toml").decode())
     assert names == sorted(names)
-    assert {"__init__.py", "LICENSE", "requirements.txt", "backend/__main__.py", "backend/server.py"} <= set(names)
+    assert {"__init__.py", "LICENSE", "requirements.txt", "backend/__main__.py", "backend/frontend/server.py"} <= set(
+        names
+    )
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests/", "backend/training/"))]
     assert manifest["id"] == "splatsmith"
     assert manifest["license"] == ["SPDX:GPL-3.0-or-later"]

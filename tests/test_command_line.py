@@ -98,12 +98,12 @@ def tiny(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     """Runs a command in this process with tiny models; gives its exit code and what it printed."""
     import stand_ins
 
-    import backend.pipeline
+    import backend.job.pipeline
     from backend import recipes
 
     monkeypatch.setitem(recipes.RECIPES, "starter", stand_ins.TINY)
-    monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
-    monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
+    monkeypatch.setattr(backend.job.pipeline, "_surface", stand_ins.quick_surface)
+    monkeypatch.setattr(backend.job.pipeline, "_texture", stand_ins.quick_texture)
 
     def command(*arguments: str) -> tuple[int, str, str]:
         capfd.readouterr()

@@ -14,14 +14,15 @@ from pipeline_runs import PROMPT, contents, read, run
 from torch import Tensor
 
 import backend.__main__
-import backend.pipeline
-from backend import earlier, recipes
-from backend.editing import edit_views, shown_picture, undo
+import backend.job.pipeline
+from backend import recipes
 from backend.errors import BadInput
 from backend.formats.gaussian_ply import read_gaussian_ply
 from backend.formats.images import read_image, write_png
 from backend.formats.transforms_json import read_views
-from backend.jobfolder import REPORT, TRANSFORMS
+from backend.job import earlier
+from backend.job.editing import edit_views, shown_picture, undo
+from backend.job.jobfolder import REPORT, TRANSFORMS
 from backend.views.picture import object_bounds
 
 BLUE = torch.tensor([0.1, 0.2, 0.9])
@@ -31,8 +32,8 @@ BLUE = torch.tensor([0.1, 0.2, 0.9])
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The starter recipe, but content with two views."""
     monkeypatch.setitem(recipes.RECIPES, "starter", replace(stand_ins.TINY, view_count=2))
-    monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
-    monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
+    monkeypatch.setattr(backend.job.pipeline, "_surface", stand_ins.quick_surface)
+    monkeypatch.setattr(backend.job.pipeline, "_texture", stand_ins.quick_texture)
 
 
 @pytest.fixture

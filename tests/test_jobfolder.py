@@ -10,7 +10,7 @@ import pytest
 
 from backend.errors import BadInput
 from backend.formats.whole_file import TEMPORARY_PREFIX, whole_file, write_text
-from backend.jobfolder import BASE_COLOR, GAUSSIANS, MESH_ARRAYS, MESH_GLB, REPORT, REQUEST, TRANSFORMS, JobFolder
+from backend.job.jobfolder import BASE_COLOR, GAUSSIANS, MESH_ARRAYS, MESH_GLB, REPORT, REQUEST, TRANSFORMS, JobFolder
 
 RESULTS = (TRANSFORMS, GAUSSIANS, MESH_ARRAYS, MESH_GLB, BASE_COLOR, REPORT)
 

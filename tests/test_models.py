@@ -19,6 +19,7 @@ import backend.memory
 from backend import recipes
 from backend.datatypes import Step
 from backend.errors import OutOfMemory
+from backend.job.models import Models
 from backend.memory import (
     GIB,
     LAYERS,
@@ -35,7 +36,6 @@ from backend.memory import (
     placement,
     retried,
 )
-from backend.models import Models
 from backend.nets.geolrm import GeoLrm
 from backend.nets.geolrm_config import GeoLrmConfig
 from backend.nets.grm import Grm
@@ -202,7 +202,7 @@ def test_where_memory_is_short_the_generator_goes_before_the_reconstructor_comes
 
 
 def test_on_a_card_the_generator_makes_way_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.models.inference_dtype", lambda *_: torch.float16)
+    monkeypatch.setattr("backend.job.models.inference_dtype", lambda *_: torch.float16)
     room = Device(cpu=PLENTY, cuda=PLENTY)
     models, recipe = Models(room), big_recipe()
     generator: Any = models.generator(recipe, "cuda", pictured=True)
@@ -221,9 +221,9 @@ def test_on_a_card_the_generator_makes_way_and_comes_back(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("roomy", [True, False])
 def test_between_jobs_a_card_is_empty(monkeypatch: pytest.MonkeyPatch, roomy: bool) -> None:
     """The generator waits in the machine's memory, unless that is short too."""
-    monkeypatch.setattr("backend.models.inference_dtype", lambda *_: torch.float16)
+    monkeypatch.setattr("backend.job.models.inference_dtype", lambda *_: torch.float16)
     emptied: list[int] = []
-    monkeypatch.setattr("backend.models.give_back", lambda: emptied.append(1))
+    monkeypatch.setattr("backend.job.models.give_back", lambda: emptied.append(1))
     models, recipe = Models(Device(cpu=PLENTY if roomy else GIB, cuda=PLENTY)), big_recipe()
     generator: Any = models.generator(recipe, "cuda", pictured=True)
     generator.residence.enter()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import backend.__main__
+from backend.frontend.offer import describe, memory
 from backend.memory import NEEDS
-from backend.offer import describe, memory
 from backend.packs import PUBLISHED
 from backend.recipes import RECIPES
 from backend.weights import how_to_get

@@ -79,7 +79,7 @@ for found in pkgutil.walk_packages(backend.__path__, "backend."):
         importlib.import_module(found.name)
 import huggingface_hub, diffusers, transformers
 import torch
-import backend.__main__, backend.pipeline, stand_ins, test_pipeline_multiview
+import backend.__main__, backend.job.pipeline, stand_ins, test_pipeline_multiview
 from backend.reconstruct.published_lgm import PublishedLgm
 from backend.views import mvdream_untrained
 from multiview_cases import SMALL
@@ -92,7 +92,7 @@ def small(cls, device, dtype):
     return model
 PublishedLgm.untrained = classmethod(small)
 mvdream_untrained.FULL = SMALL
-backend.pipeline._surface, backend.pipeline._texture = stand_ins.quick_surface, stand_ins.quick_texture
+backend.job.pipeline._surface, backend.job.pipeline._texture = stand_ins.quick_surface, stand_ins.quick_texture
 
 out = Path(sys.argv[1])
 job = ["generate", "--recipe", "lgm", "--prompt", "a red ball", "--random-weights", "--steps", "1"]

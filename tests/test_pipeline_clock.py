@@ -11,9 +11,9 @@ import stand_ins
 from pipeline_runs import run
 
 from backend import recipes
-from backend.clock import Clock, Timings, Work
-from backend.events import Progress
-from backend.models import Models
+from backend.job.clock import Clock, Timings, Work
+from backend.job.events import Progress
+from backend.job.models import Models
 
 
 class Time:

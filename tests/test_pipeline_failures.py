@@ -11,19 +11,19 @@ import stand_ins
 import torch
 from pipeline_runs import PROMPT, contents, read, run
 
-import backend.pipeline
+import backend.job.pipeline
 from backend import recipes
 from backend.datatypes import Step
 from backend.errors import BadInput, Cancelled, MissingWeights, OutOfMemory, UnsupportedDevice
-from backend.events import STAGES, Progress
-from backend.request import Request
+from backend.job.events import STAGES, Progress
+from backend.job.request import Request
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.RECIPES, "starter", stand_ins.TINY)
-    monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
-    monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
+    monkeypatch.setattr(backend.job.pipeline, "_surface", stand_ins.quick_surface)
+    monkeypatch.setattr(backend.job.pipeline, "_texture", stand_ins.quick_texture)
 
 
 @pytest.mark.parametrize("source", ["image", "cameras", "gaussians"])
@@ -110,7 +110,7 @@ def test_cancel_is_obeyed_at_the_next_step(tmp_path: Path) -> None:
 def test_cancel_in_every_stage_leaves_whole_results(tmp_path: Path, stage: str) -> None:
     running: list[str] = []
     request = Request(prompt=PROMPT, texture_size=64)
-    job = backend.pipeline.run_job(request, tmp_path, stop=lambda: bool(running) and running[-1] == stage)
+    job = backend.job.pipeline.run_job(request, tmp_path, stop=lambda: bool(running) and running[-1] == stage)
 
     def walk() -> None:
         for event in job:
@@ -136,8 +136,8 @@ def test_walking_away_closes_the_stage(tmp_path: Path, monkeypatch: pytest.Monke
         finally:
             closed.append(True)
 
-    monkeypatch.setattr(backend.pipeline, "_surface", surface)
-    job = backend.pipeline.run_job(Request(prompt=PROMPT), tmp_path)
+    monkeypatch.setattr(backend.job.pipeline, "_surface", surface)
+    job = backend.job.pipeline.run_job(Request(prompt=PROMPT), tmp_path)
     for event in job:
         if isinstance(event, Progress) and event.stage == "surface" and event.step == 1:
             break

@@ -18,12 +18,12 @@ from text_to_image_cases import SMALL, write_folder
 
 import backend.__main__
 from backend import recipes
-from backend.editing import undo
 from backend.errors import BadInput, Cancelled
-from backend.events import Done, Preview, Progress, Warned
 from backend.formats.gaussian_ply import read_gaussian_ply
 from backend.formats.images import read_image, write_png
-from backend.models import Models
+from backend.job.editing import undo
+from backend.job.events import Done, Preview, Progress, Warned
+from backend.job.models import Models
 from backend.recipes import RECIPES
 from backend.views import text_to_image_untrained
 

@@ -10,22 +10,22 @@ import stand_ins
 import torch
 from pipeline_runs import PROMPT, contents, read, run
 
-import backend.pipeline
+import backend.job.pipeline
 from backend import recipes
 from backend.errors import BadInput
-from backend.events import STAGES, Done, Preview, Progress, Warned
 from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from backend.formats.images import read_image, write_png
 from backend.formats.transforms_json import read_views, write_transforms
-from backend.models import Models
-from backend.outside import load_job_views
+from backend.job.events import STAGES, Done, Preview, Progress, Warned
+from backend.job.models import Models
+from backend.job.outside import load_job_views
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.RECIPES, "starter", stand_ins.TINY)
-    monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
-    monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
+    monkeypatch.setattr(backend.job.pipeline, "_surface", stand_ins.quick_surface)
+    monkeypatch.setattr(backend.job.pipeline, "_texture", stand_ins.quick_texture)
 
 
 def scene(folder: Path, views: int = 4, **options: Any) -> Path:
@@ -130,7 +130,7 @@ def test_a_picture_becomes_a_mesh(tmp_path: Path) -> None:
     write_png(tmp_path / "ball.png", stand_ins.ball_views(size=64).rgba[0])
     models = Models()
     run(tmp_path / "job", models=models, image=str(tmp_path / "ball.png"))
-    call = models.generator(stand_ins.TINY, backend.pipeline.pick_device(), pictured=True).calls[0]
+    call = models.generator(stand_ins.TINY, backend.job.pipeline.pick_device(), pictured=True).calls[0]
     assert call["prompt"] is None
     assert tuple(call["image"].shape) == (4, 32, 32)
     # The larger side takes two thirds of the frame.
@@ -177,7 +177,7 @@ def test_only_what_was_imagined_is_known_to_be_one_object(tmp_path: Path, monkey
         known.append(single)
         return stand_ins.quick_surface(gaussians, faces, single)
 
-    monkeypatch.setattr(backend.pipeline, "_surface", surface)
+    monkeypatch.setattr(backend.job.pipeline, "_surface", surface)
     run(tmp_path / "made", prompt="a red ball")
     run(tmp_path / "given", gaussians=str(tmp_path / "made" / "gaussians.ply"))
     assert known == [True, False]
@@ -190,7 +190,7 @@ def test_gaussians_keep_their_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         seen.append(gaussians)
         return stand_ins.quick_surface(gaussians, faces, single)
 
-    monkeypatch.setattr(backend.pipeline, "_surface", surface)
+    monkeypatch.setattr(backend.job.pipeline, "_surface", surface)
     cloud = stand_ins.ball_gaussians()
     moved = type(cloud)(cloud.means * 50 + 7, cloud.scales * 50, cloud.quats, cloud.opacities, cloud.colors)
     write_gaussian_ply(tmp_path / "mine.ply", moved)

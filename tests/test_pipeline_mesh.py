@@ -10,10 +10,10 @@ import stand_ins
 import torch
 import trimesh
 
-from backend.events import Done
 from backend.formats.gaussian_ply import write_gaussian_ply
-from backend.pipeline import run_job
-from backend.request import Request
+from backend.job.events import Done
+from backend.job.pipeline import run_job
+from backend.job.request import Request
 
 
 def test_a_foreign_ply_becomes_a_mesh_in_its_own_frame_and_is_remade(tmp_path: Path) -> None:

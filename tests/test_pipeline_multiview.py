@@ -20,11 +20,11 @@ from safetensors.torch import save_file
 from stand_ins import ball_views
 
 import backend.__main__
-import backend.pipeline
+import backend.job.pipeline
 from backend.formats.gaussian_ply import read_gaussian_ply
 from backend.formats.images import read_image, write_png
 from backend.formats.transforms_json import read_views
-from backend.models import Models
+from backend.job.models import Models
 from backend.nets.lgm import Lgm, LgmConfig
 from backend.recipes import RECIPES
 from backend.reconstruct.published_lgm import PublishedLgm
@@ -57,8 +57,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(PublishedLgm, "untrained", classmethod(small))
     monkeypatch.setattr(PublishedLgm, "load", classmethod(small_views))
     monkeypatch.setattr(mvdream_untrained, "FULL", SMALL)
-    monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
-    monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
+    monkeypatch.setattr(backend.job.pipeline, "_surface", stand_ins.quick_surface)
+    monkeypatch.setattr(backend.job.pipeline, "_texture", stand_ins.quick_texture)
     monkeypatch.setenv("SPLATSMITH_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -154,7 +154,7 @@ def test_the_starter_recipe_needs_none_of_the_libraries_of_published_models(tmp_
         "import sys\n"
         "for name in ('diffusers', 'transformers', 'accelerate', 'huggingface_hub', 'tokenizers'):\n"
         "    sys.modules[name] = None\n"
-        "import backend.__main__, backend.server, backend.doctor\n"
+        "import backend.__main__, backend.frontend.server, backend.frontend.doctor\n"
         f"out = {str(tmp_path / 'out')!r}\n"
         "code = backend.__main__.main(['views', '--prompt', 'a red mug', '--steps', '1', '--out', out])\n"
         "assert code == 0\n"

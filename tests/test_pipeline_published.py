@@ -9,7 +9,7 @@ import pytest
 import stand_ins
 
 import backend.__main__
-import backend.pipeline
+import backend.job.pipeline
 from backend.formats.gaussian_ply import read_gaussian_ply
 from backend.formats.images import write_png
 from backend.formats.transforms_json import write_transforms
@@ -47,8 +47,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             return model
 
         monkeypatch.setattr(kind, "untrained", classmethod(untrained))
-    monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
-    monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
+    monkeypatch.setattr(backend.job.pipeline, "_surface", stand_ins.quick_surface)
+    monkeypatch.setattr(backend.job.pipeline, "_texture", stand_ins.quick_texture)
     monkeypatch.setenv("SPLATSMITH_HOME", str(tmp_path / "home"))
 
 

@@ -10,16 +10,16 @@ import stand_ins
 import torch
 from pipeline_runs import read, run
 
-import backend.pipeline
+import backend.job.pipeline
 from backend import recipes
 from backend.datatypes import Gaussians
 from backend.errors import BadInput
 from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from backend.formats.images import write_png
 from backend.formats.transforms_json import write_transforms
-from backend.jobfolder import MESH_FORMATS
-from backend.refining import turned_y_up
-from backend.request import Request
+from backend.job.jobfolder import MESH_FORMATS
+from backend.job.refining import turned_y_up
+from backend.job.request import Request
 
 COLOR = (0.2, 0.4, 0.8)
 
@@ -27,8 +27,8 @@ COLOR = (0.2, 0.4, 0.8)
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.RECIPES, "starter", stand_ins.TINY)
-    monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
-    monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
+    monkeypatch.setattr(backend.job.pipeline, "_surface", stand_ins.quick_surface)
+    monkeypatch.setattr(backend.job.pipeline, "_texture", stand_ins.quick_texture)
 
 
 def pictures(folder: Path, count: int, opaque: bool = False) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import BadInput
-from backend.request import Request
+from backend.job.request import Request
 
 GOOD = {"prompt": "a red mushroom"}
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from backend.cameras import orbit
-from backend.events import Done, Warned
 from backend.formats.gaussian_ply import read_gaussian_ply
 from backend.formats.images import write_png
 from backend.formats.transforms_json import read_views, write_transforms
-from backend.models import Models
+from backend.job.events import Done, Warned
+from backend.job.models import Models
+from backend.job.pipeline import run_job
+from backend.job.request import Request
 from backend.packs import PACKS
-from backend.pipeline import run_job
 from backend.recipes import RECIPES
-from backend.request import Request
 
 pytestmark = pytest.mark.skipif(
     not all(pack.present for pack in PACKS.values()), reason="the starter pack has not been trained yet"

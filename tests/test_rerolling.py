@@ -11,15 +11,15 @@ import torch
 from pipeline_runs import PROMPT, contents, read, run
 
 import backend.__main__
-import backend.pipeline
+import backend.job.pipeline
 from backend import recipes
 from backend.datatypes import Views
-from backend.editing import EditedViews, edit_views, undo
 from backend.errors import BadInput
 from backend.formats.images import read_image, write_png
-from backend.jobfolder import REPORT
-from backend.models import Models
-from backend.rerolling import reroll_views
+from backend.job.editing import EditedViews, edit_views, undo
+from backend.job.jobfolder import REPORT
+from backend.job.models import Models
+from backend.job.rerolling import reroll_views
 from backend.views.dmv3d import Dmv3dGenerator
 from backend.views.reroll import reroll
 
@@ -27,8 +27,8 @@ from backend.views.reroll import reroll
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.RECIPES, "starter", stand_ins.TINY)
-    monkeypatch.setattr(backend.pipeline, "_surface", stand_ins.quick_surface)
-    monkeypatch.setattr(backend.pipeline, "_texture", stand_ins.quick_texture)
+    monkeypatch.setattr(backend.job.pipeline, "_surface", stand_ins.quick_surface)
+    monkeypatch.setattr(backend.job.pipeline, "_texture", stand_ins.quick_texture)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from backend.server import Server
-from backend.wire import Call
+from backend.frontend.server import Server
+from backend.frontend.wire import Call
 
 
 class Quiet:

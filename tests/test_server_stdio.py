@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from server_client import REAL, ROOT, TINY, Client
 
-from backend.wire import ERROR_CODES, FILES, LONGEST_LINE, METHODS, NOTIFICATIONS, mismatch
+from backend.frontend.wire import ERROR_CODES, FILES, LONGEST_LINE, METHODS, NOTIFICATIONS, mismatch
 
 PROMPT = {"prompt": "a red mushroom", "texture_size": 64, "faces": 100}
 SLOW = {**PROMPT, "prompt": "a red mushroom slow"}
@@ -53,7 +53,7 @@ def failure(answer: dict[str, Any]) -> tuple[str, str]:
 
 
 def test_every_method_answers_as_agreed(start: Callable[..., Client], tmp_path: Path) -> None:
-    """The real server, without a job: what it says has the shape that backend.wire describes."""
+    """The real server, without a job: what it says has the shape that backend.frontend.wire describes."""
     client = start(REAL)
     for method in ("initialize", "doctor", "weights.status"):
         result = client.call(method)["result"]

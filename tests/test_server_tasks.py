@@ -17,8 +17,8 @@ from server_client import REAL, ROOT, TINY, Client
 from test_weights_register import LGM, SMALL
 
 from backend.formats.images import write_png
+from backend.frontend.wire import METHODS, NOTIFICATIONS, mismatch
 from backend.nets.lgm import Lgm
-from backend.wire import METHODS, NOTIFICATIONS, mismatch
 
 PROMPT = {"prompt": "a red mushroom", "texture_size": 64, "faces": 100}
 

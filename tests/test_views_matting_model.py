@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from backend.downloads import import_from
+from backend.downloads.download import import_from
 from backend.errors import BadInput, MissingWeights, OutOfMemory
 from backend.formats.images import write_png
-from backend.jobfolder import JobFolder
+from backend.job.jobfolder import JobFolder
+from backend.job.report import Report
+from backend.job.request import Request
 from backend.packs import PUBLISHED
-from backend.report import Report
-from backend.request import Request
 from backend.views import matting_model
 from backend.views.picture import Picture, Way, further_packs, load_picture, prepare_picture, separated
 

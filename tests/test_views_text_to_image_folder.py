@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_views_mvdream_folder import cut, lacking, linked, reshaped, scrambled
 from text_to_image_cases import SMALL, write_folder
 
-from backend.downloads import import_from
+from backend.downloads.download import import_from
 from backend.errors import MissingWeights
 from backend.packs import PUBLISHED
 from backend.views.text_to_image_loading import check_folder, load_pipeline

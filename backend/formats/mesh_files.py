@@ -1,4 +1,4 @@
-"""The further files that a mesh can be written to, by the names that backend.jobfolder.MESH_FORMATS gives them."""
+"""The further files that a mesh can be written to, by the names that backend.job.jobfolder.MESH_FORMATS gives them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _HALF, _SINGLE = 2, 4  # bytes of a number on a graphics card, and on most proce
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as `initialize` tells of it; see backend.wire."""
+    """A recipe as `initialize` tells of it; see backend.frontend.wire."""
     ways = {"from_text": recipe.from_text, "from_picture": recipe.from_picture}
     needs = {source: None if way is None else recipe.packs(source == "from_picture") for source, way in ways.items()}
     everything = list(dict.fromkeys(name for names in needs.values() for name in names or ()))

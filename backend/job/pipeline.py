@@ -11,18 +11,18 @@ from typing import TypeVar
 
 import torch
 
-from backend.clock import Clock
 from backend.datatypes import Gaussians, Mesh, Step, TexturedMesh
 from backend.device import pick_device
 from backend.errors import BadInput, Cancelled
-from backend.events import Done, Event, Preview, Progress, Warned
 from backend.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from backend.formats.images import write_png
 from backend.formats.transforms_json import write_transforms
 from backend.formats.whole_file import whole_file
-from backend.generating import begin_picture, begin_views, check_weights, untrained_notes
-from backend.imagined import shown_as_seen
-from backend.jobfolder import (
+from backend.job.clock import Clock
+from backend.job.events import Done, Event, Preview, Progress, Warned
+from backend.job.generating import begin_picture, begin_views, check_weights, untrained_notes
+from backend.job.imagined import shown_as_seen
+from backend.job.jobfolder import (
     BASE_COLOR,
     GAUSSIANS,
     MESH_ARRAYS,
@@ -34,14 +34,14 @@ from backend.jobfolder import (
     TRANSFORMS,
     JobFolder,
 )
+from backend.job.models import Models
+from backend.job.outside import load_job_views, load_posed_pictures
+from backend.job.planning import plan_of, work_of
+from backend.job.refining import Refiner, load_all_pictures
+from backend.job.report import Report
+from backend.job.request import Request
 from backend.memory import is_out_of_memory, out_of_memory
-from backend.models import Models
-from backend.outside import load_job_views, load_posed_pictures
-from backend.planning import plan_of, work_of
 from backend.recipes import Reconstructor, find_recipe
-from backend.refining import Refiner, load_all_pictures
-from backend.report import Report
-from backend.request import Request
 
 T = TypeVar("T")
 Events = Generator[Event, None, T]

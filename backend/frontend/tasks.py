@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import BadInput, Cancelled
-from backend.events import Done, Preview, Progress, Warned
+from backend.frontend.wire import Channel
+from backend.job.events import Done, Preview, Progress, Warned
 from backend.packs import find_published
-from backend.wire import Channel
 
 if TYPE_CHECKING:
-    from backend.models import Models
+    from backend.job.models import Models
 
 QUEUED = ("generate", "views.edit", "views.reroll", "weights.download", "weights.import")
 _PROGRESS_EVERY = 0.1  # seconds
@@ -51,10 +51,10 @@ class Tasks:
         return self._get_weights(name, params, stop)
 
     def _generate(self, name: str, params: dict[str, Any], stop: Callable[[], bool]) -> dict[str, Any]:
-        from backend.jobfolder import REQUEST, JobFolder
-        from backend.models import Models
-        from backend.pipeline import run_job
-        from backend.request import Request
+        from backend.job.jobfolder import REQUEST, JobFolder
+        from backend.job.models import Models
+        from backend.job.pipeline import run_job
+        from backend.job.request import Request
 
         _named(params["folder"])
         from_stage = params.get("from_stage")
@@ -86,8 +86,8 @@ class Tasks:
 
     def _reroll(self, name: str, params: dict[str, Any], stop: Callable[[], bool]) -> dict[str, Any]:
         from backend.device import pick_device
-        from backend.models import Models
-        from backend.rerolling import reroll_views
+        from backend.job.models import Models
+        from backend.job.rerolling import reroll_views
 
         _named(params["folder"])
         if not all(isinstance(number, int) and not isinstance(number, bool) for number in params["anew"]):
@@ -119,7 +119,7 @@ class Tasks:
             raise BadInput("No folder was chosen.", "Choose the file or folder with the weights.")
         if source is None and pack.present:
             return {"name": pack.name}
-        from backend.fetching import fetch
+        from backend.downloads.fetching import fetch
 
         walk, began, first = fetch(pack, Path(source) if source is not None else None), time.monotonic(), -1
         try:
@@ -138,7 +138,7 @@ class Tasks:
 
 
 def _edit(params: dict[str, Any]) -> dict[str, Any]:
-    from backend.editing import edit_views, undo
+    from backend.job.editing import edit_views, undo
 
     _named(params["folder"])
     drop, replace = params.get("drop") or [], params.get("replace") or {}

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from backend.errors import SplatsmithError
-from backend.events import Done, Event, Preview, Progress, Warned
+from backend.job.events import Done, Event, Preview, Progress, Warned
 
 
 def show(
@@ -51,12 +51,12 @@ def show(
 
 
 def _events(fields: dict[str, Any], folder: str, from_stage: str | None, to_stage: str | None, device: str) -> Any:
-    from backend.jobfolder import REQUEST, JobFolder
-    from backend.request import Request
+    from backend.job.jobfolder import REQUEST, JobFolder
+    from backend.job.request import Request
 
     request = Request.resumed(fields, JobFolder(folder).read_json(REQUEST), from_stage)
     # What is wrong with the request is said before torch is loaded, which takes seconds.
-    from backend.pipeline import run_job
+    from backend.job.pipeline import run_job
 
     return run_job(request, folder, from_stage=from_stage, to_stage=to_stage, device=device)
 

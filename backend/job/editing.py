@@ -18,8 +18,8 @@ from torch import Tensor
 from backend.errors import BadInput
 from backend.formats.images import read_image, resize, write_png
 from backend.formats.whole_file import write_text
-from backend.imagined import shown_as_seen
-from backend.jobfolder import PICTURE, PICTURE_PREVIEW, PREVIEW, REPORT, REQUEST, TRANSFORMS, JobFolder
+from backend.job.imagined import shown_as_seen
+from backend.job.jobfolder import PICTURE, PICTURE_PREVIEW, PREVIEW, REPORT, REQUEST, TRANSFORMS, JobFolder
 from backend.recipes import find_recipe
 from backend.views.picture import Picture, cut_out, load_picture, object_bounds, prepare_picture
 

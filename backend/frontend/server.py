@@ -1,7 +1,7 @@
-"""The stdio server that the add-on starts: `python -m backend serve`. The protocol is described in backend.wire.
+"""The stdio server that the add-on starts: `python -m backend serve`. The protocol: backend.frontend.wire.
 
 Three threads: one reads, and obeys `cancel` and `shutdown` at once; one answers the quick methods; the main one does
-what backend.tasks describes, one thing at a time, in order.
+what backend.frontend.tasks describes, one thing at a time, in order.
 """
 
 from __future__ import annotations
@@ -18,12 +18,21 @@ from typing import Any
 
 from backend import __version__
 from backend.errors import Cancelled, SplatsmithError, UnsupportedDevice
-from backend.offer import describe
+from backend.frontend.offer import describe
+from backend.frontend.tasks import QUEUED, Tasks
+from backend.frontend.wire import (
+    FAILED,
+    INVALID_PARAMS,
+    PROTOCOL,
+    Call,
+    Channel,
+    WireError,
+    parse,
+    take_over_standard_streams,
+)
 from backend.packs import PACKS, PUBLISHED
 from backend.parent import die_with_parent
 from backend.recipes import RECIPES
-from backend.tasks import QUEUED, Tasks
-from backend.wire import FAILED, INVALID_PARAMS, PROTOCOL, Call, Channel, WireError, parse, take_over_standard_streams
 
 _GRACE = 2.0  # seconds that a running job has to come to its next step once the client is gone
 _IDLE = 600.0  # seconds without a job after which the networks are let go of
@@ -173,14 +182,14 @@ class Server:
         if call.method == "initialize":
             return self._initialize()
         if call.method == "doctor":
-            from backend.doctor import examine
+            from backend.frontend.doctor import examine
 
             return examine()
         if call.method == "weights.status":
             packs, published = ([pack.describe() for pack in table.values()] for table in (PACKS, PUBLISHED))
             return {"packs": packs, "published": published}
         if call.method == "picture.prepare":
-            from backend.editing import shown_picture
+            from backend.job.editing import shown_picture
 
             return {"path": call.params["out"], "warnings": shown_picture(call.params["image"], call.params["out"])}
         raise RuntimeError(f"no answer to {call.method}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend.clock import Work
 from backend.errors import BadInput
-from backend.jobfolder import TRANSFORMS, JobFolder
+from backend.job.clock import Work
+from backend.job.jobfolder import TRANSFORMS, JobFolder
+from backend.job.request import RESULTS, Request
 from backend.recipes import Recipe
-from backend.request import RESULTS, Request
 
 STAGES_OF = {
     "picture": ("picture",),

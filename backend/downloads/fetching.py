@@ -1,5 +1,5 @@
-"""Weights fetched or imported by a process of its own, so that it can be stopped at any moment: `python -m
-backend.fetching download NAME` or `import NAME PATH`, which tells how it goes as JSON lines. No network by itself.
+"""Weights fetched or imported by a process of its own, so that it can be stopped at any moment:
+`python -m backend.downloads.fetching download NAME` or `import NAME PATH`, which tells how it goes as JSON lines.
 
 What was fetched stays, so that the next try goes on from there.
 """
@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from backend import errors
 from backend.datatypes import Step
-from backend.downloads import download, import_from
+from backend.downloads.download import download, import_from
 from backend.packs import Published, find_published
 from backend.parent import die_with_parent
 
@@ -32,7 +32,7 @@ def fetch(pack: Published, source: Path | None = None) -> Generator[Step, None, 
     """
     what = ["download", pack.name] if source is None else ["import", pack.name, str(source)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "backend.fetching", *what],
+        [sys.executable, "-m", "backend.downloads.fetching", *what],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),

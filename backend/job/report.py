@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from backend import __version__
-from backend.jobfolder import PICTURE, REPORT, JobFolder
+from backend.job.jobfolder import PICTURE, REPORT, JobFolder
+from backend.job.request import RESULTS, Request
 from backend.packs import PACKS, PUBLISHED
 from backend.reconstruct.normalize import Similarity
-from backend.request import RESULTS, Request
 from backend.views.picture import further_packs
 from backend.weights import sha256_of
 

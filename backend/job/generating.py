@@ -9,12 +9,12 @@ from torch import Tensor
 
 from backend.datatypes import Step, Views
 from backend.errors import BadInput
-from backend.imagined import prepared
-from backend.models import Models
+from backend.job.imagined import prepared
+from backend.job.models import Models
+from backend.job.report import Report
+from backend.job.request import Request
 from backend.packs import PUBLISHED
 from backend.recipes import Recipe
-from backend.report import Report
-from backend.request import Request
 from backend.views.picture import load_picture, prepare_picture
 from backend.weights import missing_weights
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import BadInput
-from backend.jobfolder import MESH_FORMATS
+from backend.job.jobfolder import MESH_FORMATS
 from backend.recipes import find_recipe
 
 RESULTS = (

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from backend.events import Progress
+from backend.job.events import Progress
 
 PROCESSOR = "cpu"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from backend.datatypes import Step, Views
-from backend.editing import EditedViews, edited, numbered, opened, record_change
 from backend.errors import BadInput
 from backend.formats.transforms_json import read_views
-from backend.jobfolder import REPORT, REQUEST, TRANSFORMS, JobFolder
-from backend.models import Models
+from backend.job.editing import EditedViews, edited, numbered, opened, record_change
+from backend.job.jobfolder import REPORT, REQUEST, TRANSFORMS, JobFolder
+from backend.job.models import Models
+from backend.job.request import Request
 from backend.recipes import Recipe, find_recipe
-from backend.request import Request
 
 
 def reroll_views(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from backend.clock import Timings
 from backend.datatypes import Step
 from backend.device import inference_dtype
+from backend.job.clock import Timings
 from backend.memory import GIB, NEEDS, check_weights_fit, free_memory, give_back, is_short, retried, shares_memory
 from backend.packs import PUBLISHED
 from backend.recipes import PictureMaker, PictureMaking, Recipe, Reconstructor, ViewGenerator

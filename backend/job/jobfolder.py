@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from backend import earlier
 from backend.errors import BadInput
 from backend.formats.whole_file import TEMPORARY_PREFIX, write_text, writing_failed
+from backend.job import earlier
 
 REQUEST, REPORT = "request.json", "report.json"
 TRANSFORMS, GAUSSIANS = "transforms.json", "gaussians.ply"

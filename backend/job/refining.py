@@ -15,7 +15,7 @@ from backend.errors import BadInput
 from backend.formats.gaussian_ply import read_gaussian_ply
 from backend.formats.images import resize
 from backend.formats.transforms_json import read_frames
-from backend.outside import PosedPictures, take
+from backend.job.outside import PosedPictures, take
 from backend.recipes import Recipe, Reconstructor
 from backend.reconstruct.normalize import Similarity, best_spread
 from backend.reconstruct.optimise import compare, optimise, starting_point

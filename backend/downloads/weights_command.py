@@ -74,7 +74,7 @@ def _size(pack: dict[str, Any]) -> str:
 
 
 def _download(options: argparse.Namespace) -> int:
-    from backend.downloads import check_online, download
+    from backend.downloads.download import check_online, download
 
     pack = find_published(options.name)
     if pack.present:
@@ -96,7 +96,7 @@ def _ask(pack: Published) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from backend.downloads import import_from
+    from backend.downloads.download import import_from
 
     pack = find_published(options.name)
     print(licence_text(pack), file=sys.stderr)

@@ -7,7 +7,7 @@ import json
 import textwrap
 from typing import Any
 
-from backend.offer import describe, is_here, pack_of
+from backend.frontend.offer import describe, is_here, pack_of
 from backend.packs import PUBLISHED
 from backend.recipes import RECIPES
 

@@ -56,9 +56,9 @@ METHODS: dict[str, Method] = {
             "packs": "object",  # name of the starter's weights: whether they are there
         },
     ),
-    # Answers when the job ends. request: the fields of backend.request.Request; with from_stage those that are left out
-    # are taken from the folder's request.json. from_stage, to_stage: "picture" (of the
-    # words, for recipes whose generators see pictures alone), "views", "gaussians" or "mesh".
+    # Answers when the job ends. request: the fields of backend.job.request.Request; with from_stage those that are left
+    # out are taken from the folder's request.json. from_stage, to_stage: "picture" (of the words, for recipes whose
+    # generators see pictures alone), "views", "gaussians" or "mesh".
     "generate": Method(
         {"job": "string", "folder": "string", "request": "object", "from_stage": "string?", "to_stage": "string?"},
         {"job": "string", "folder": "string", "files": "object", "warnings": "array", "seconds": "number"},
