@@ -74,7 +74,10 @@ def _draw_inputs(layout: Any, state: session.Session, properties: Any, width: in
     inputs.label(text="Or a picture")
     inputs.prop(properties, "image", text="")
     if state.picture is not None and state.picture.params["image"] == absolute(properties.image):
-        _draw_picture(layout.box(), state.picture, width)
+        box = layout.box()
+        _draw_picture(box, state.picture, width)
+        if state.picture.failure is not None or (state.picture.result or {}).get("warnings"):
+            panel_recipe.draw_matting(box, state, width)
 
 
 def _draw_picture(box: Any, question: Question, width: int) -> None:

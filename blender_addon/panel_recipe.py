@@ -1,4 +1,4 @@
-"""The recipe in the panel, what it cannot do, and the weights it still needs."""
+"""The recipe in the panel, what it cannot do, and weights that are still to be fetched."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 from . import session
 from .catalogue import size_of
 from .drawing import draw_lines
+
+MATTING = "matting"  # the weights' name in the backend's register
 
 
 def draw(layout: Any, state: session.Session, properties: Any, width: int) -> bool:
@@ -40,15 +42,29 @@ def draw(layout: Any, state: session.Session, properties: Any, width: int) -> bo
 def _draw_missing(box: Any, state: session.Session, missing: list[str], width: int) -> None:
     draw_lines(box, ["It needs weights that are not part of Splatsmith:"], width, icon="IMPORT")
     for name in missing:
-        facts = state.catalogue.weights.get(name)
-        row = box.row(align=True)
-        if facts is None:
-            row.label(text=name)
-            row.operator("splatsmith.refresh_recipes", text="", icon="FILE_REFRESH")
-            continue
-        row.label(text=f"{name}, {size_of(facts)}" if facts.get("bytes") else name)
-        if facts.get("repository", True):  # empty: published nowhere
-            row.operator("splatsmith.download_weights", text="", icon="URL").weights = name
-        row.operator("splatsmith.import_weights", text="", icon="FILE_FOLDER").weights = name
+        _draw_weights(box, state, name)
+
+
+def draw_matting(box: Any, state: session.Session, width: int) -> None:
+    """The network that cuts objects out of any picture, where it is not here."""
+    facts = state.catalogue.weights.get(MATTING)
+    if facts is None or facts.get("present"):
+        return
+    column = box.column()
+    draw_lines(column, ["A network can cut objects out of busy pictures too:"], width, icon="IMPORT")
+    _draw_weights(column, state, MATTING)
+
+
+def _draw_weights(box: Any, state: session.Session, name: str) -> None:
+    facts = state.catalogue.weights.get(name)
+    row = box.row(align=True)
+    if facts is None:
+        row.label(text=name)
+        row.operator("splatsmith.refresh_recipes", text="", icon="FILE_REFRESH")
+        return
+    row.label(text=f"{name}, {size_of(facts)}" if facts.get("bytes") else name)
+    if facts.get("repository", True):  # empty: published nowhere
+        row.operator("splatsmith.download_weights", text="", icon="URL").weights = name
+    row.operator("splatsmith.import_weights", text="", icon="FILE_FOLDER").weights = name
     if state.runner.current is not None and state.runner.current.method.startswith("weights."):
-        box.enabled = False
+        row.enabled = False

@@ -169,6 +169,8 @@ class Session:
         """What a finished job means for the desk and the catalogue."""
         if job.method.startswith("weights."):
             self.refresh()
+            if self.picture is not None:  # what was fetched may cut it out better
+                self.show_picture(self.picture.params["image"])
         elif self.desk is not None and self.desk.folder == job.folder:
             self.desk.take(job)
         elif job.method == "generate":

@@ -10,7 +10,7 @@ bpy = pytest.importorskip("bpy")
 
 from panel_drawing import draw, tick_until  # noqa: E402
 from test_panel_recipe import online, refreshed  # noqa: E402, F401
-from test_panel_views import a_picture, click, window  # noqa: E402, F401
+from test_panel_views import Blender, a_picture, click, window  # noqa: E402, F401
 
 
 @pytest.fixture
@@ -139,3 +139,24 @@ def test_the_picture_is_shown_while_the_views_are_being_made(seeing):
     assert Path(seeing.last.previews["picture"]).name == "imagined_preview.png"
     seeing.runner.cancel()
     tick_until(lambda: seeing.last.ended)
+
+
+def test_a_doubtful_picture_offers_the_network_that_cuts_better(window, online, tmp_path, monkeypatch):  # noqa: F811
+    from blender_addon import properties as module
+
+    monkeypatch.setattr(module, "bpy", Blender(background=False))
+    refreshed(window)
+    properties = bpy.context.scene.splatsmith
+    assert "busy pictures" not in draw(), "nothing was picked yet"
+    properties.image = a_picture(tmp_path)
+    tick_until(lambda: window.picture.done)
+    said = draw()
+    assert "It is vague." in said
+    assert "busy pictures" in said
+    assert "matting, about 224 MB" in said
+    click("download_weights", weights="matting", accept=True)
+    tick_until(lambda: not window.active)
+    tick_until(lambda: window.picture.done)
+    said = draw()
+    assert "It is vague." not in said, "it was cut out again"
+    assert "busy pictures" not in said
