@@ -115,6 +115,11 @@ class Published:
         files = self.record.get("files", {})
         return bool(files) and all(_size(self.folder / name) == facts.get("bytes") for name, facts in files.items())
 
+    @property
+    def usable(self) -> bool:
+        """Whether they can be loaded: recorded, or put there by hand, but not what a broken download left."""
+        return self.present or (self.path.is_file() and not (self.folder / HALVES).exists())
+
     def describe(self) -> dict[str, Any]:
         """As Pack.describe, and repository, page, forbids, gated and unconfirmed."""
         files = self.record.get("files", {}) if self.present else {}
@@ -136,6 +141,7 @@ class Published:
 
 
 RECORD = "weights.json"
+HALVES = ".downloading"  # in a pack's folder: what came of files that broke off; gone when all is there
 _DIFFUSERS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors")
 _OLDER_DIFFUSERS = (*_DIFFUSERS, "*/diffusion_pytorch_model*.bin", "*/pytorch_model*.bin")  # pickles where no other
 # Of half precision alone: everything is there in float32 too, and in the formats of other libraries.

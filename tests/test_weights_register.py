@@ -19,9 +19,12 @@ from safetensors.torch import load_file, save_file
 import backend.__main__
 from backend.downloads import download as downloads
 from backend.errors import MissingWeights, Offline
+from backend.frontend.offer import is_here
+from backend.job.generating import check_weights
+from backend.job.request import Request
 from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
 from backend.nets.lgm import Lgm, LgmConfig
-from backend.packs import PACKS, PUBLISHED, Published, data_folder
+from backend.packs import HALVES, PACKS, PUBLISHED, Published, data_folder
 from backend.recipes import RECIPES
 from backend.reconstruct import checkpoints
 from backend.reconstruct.checkpoints import MODELS
@@ -257,6 +260,43 @@ def test_a_full_disk_is_said_before_the_download(hub: Hub, monkeypatch: pytest.M
     with pytest.raises(Exception, match="are free"):
         downloads.download(PUBLISHED["lgm-big"], print)
     assert hub.fetched == []
+
+
+def test_what_came_before_needs_no_room_again(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = hub.files[LGM]
+    half = home / "weights" / "lgm-big" / HALVES / f"{hashlib.sha256(content).hexdigest()}.part"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(content[:-10])
+    monkeypatch.setattr(downloads, "_ROOM_LEFT", 0)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=10))
+    downloads.download(PUBLISHED["lgm-big"], print)
+    assert PUBLISHED["lgm-big"].present
+    assert not half.parent.exists()
+
+
+def test_a_download_that_broke_off_leaves_no_usable_weights(
+    hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the file by which a folder of many is known comes first."""
+    hub.files = {"model_index.json": b"{}", "unet/config.json": b"[]"}
+    entry = replace(PUBLISHED["mvdream"], model=None)
+    fetch = sys.modules["huggingface_hub.file_download"].http_get
+
+    def breaks_off(name: str, file: Any, **options: Any) -> None:
+        if name != "model_index.json":
+            raise OSError("the line broke")
+        fetch(name, file, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["huggingface_hub.file_download"], "http_get", breaks_off)
+        with pytest.raises(Offline):
+            downloads.download(entry, print)
+    assert entry.path.is_file()
+    assert not is_here("mvdream")
+    with pytest.raises(MissingWeights, match="MVDream"):
+        check_weights(Request(prompt="a mug", recipe="lgm"), RECIPES["lgm"], ["views"])
+    downloads.download(entry, print)
+    assert is_here("mvdream")
 
 
 def test_without_the_client_one_sentence(

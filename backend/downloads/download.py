@@ -21,10 +21,9 @@ from typing import Any
 
 from backend.errors import BadInput, MissingWeights, Offline
 from backend.formats.whole_file import whole_file
-from backend.packs import RECORD, Published
+from backend.packs import HALVES, RECORD, Published
 
 Say = Callable[[str], None]
-_HALVES = ".downloading"  # in a pack's folder: what came of files that broke off
 _ROOM_LEFT = 512 * 2**20  # bytes that a download leaves free on the disk
 
 
@@ -54,8 +53,9 @@ def download(pack: Published, say: Say, expect: Callable[[int], None] = lambda t
     revision, remotes = _remote_files(hub, pack)
     pack.folder.mkdir(parents=True, exist_ok=True)
     missing = [remote for remote in remotes if not _is(pack.folder / remote.name, remote)]
-    wanted, free = sum(remote.bytes for remote in missing), shutil.disk_usage(pack.folder).free
-    if wanted + _ROOM_LEFT > free:
+    wanted = sum(remote.bytes - _came(_half(pack, remote)) for remote in missing) + _ROOM_LEFT
+    free = shutil.disk_usage(pack.folder).free
+    if wanted > free:
         raise BadInput(
             f"{pack.name} needs {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {pack.folder}.",
             "Make room, or set SPLATSMITH_HOME to a folder on another disk.",
@@ -64,19 +64,18 @@ def download(pack: Published, say: Say, expect: Callable[[int], None] = lambda t
     for remote in missing:
         say(f"{remote.name}: {remote.bytes / 1e6:,.0f} MB")
         _fetch(hub, pack, remote, revision)
-    for left in (_HALVES, ".cache"):  # the latter is the client's own
-        shutil.rmtree(pack.folder / left, ignore_errors=True)
     files = {r.name: {"bytes": r.bytes, "sha256": r.sha256 or _sha256(pack.folder / r.name)} for r in remotes}
-    return _finish(pack, files, {"revision": revision}, say)
+    path = _finish(pack, files, {"revision": revision}, say)
+    for left in (HALVES, ".cache"):  # the latter is the client's own
+        shutil.rmtree(pack.folder / left, ignore_errors=True)
+    return path
 
 
 def _fetch(hub: Any, pack: Published, remote: _Remote, revision: str) -> None:
     """One file, from where an earlier try ended. Raises as `download` does."""
-    half = (
-        pack.folder / _HALVES / f"{remote.sha256 or remote.git_sha1}.part"
-    )  # of this content, not of another revision
+    half = _half(pack, remote)
     half.parent.mkdir(parents=True, exist_ok=True)
-    if half.is_file() and half.stat().st_size > remote.bytes:
+    if _came(half) > remote.bytes:
         half.unlink()
     address = hub.hf_hub_url(pack.repository, remote.name, revision=revision)
     with half.open("ab") as file:
@@ -93,6 +92,16 @@ def _fetch(hub: Any, pack: Published, remote: _Remote, revision: str) -> None:
     target = pack.folder / remote.name
     target.parent.mkdir(parents=True, exist_ok=True)
     half.replace(target)
+
+
+def _half(pack: Published, remote: _Remote) -> Path:
+    """Where a file grows: one of this content, not of another revision's."""
+    return pack.folder / HALVES / f"{remote.sha256 or remote.git_sha1}.part"
+
+
+def _came(half: Path) -> int:
+    """Bytes of it that are there."""
+    return half.stat().st_size if half.is_file() else 0
 
 
 def import_from(pack: Published, source: Path, say: Say, expect: Callable[[int], None] = lambda total: None) -> Path:

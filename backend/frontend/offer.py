@@ -42,8 +42,9 @@ def memory(recipe: Recipe, packs: list[str]) -> dict[str, int] | None:
 
 
 def is_here(name: str) -> bool:
-    """Whether weights are on this machine."""
-    return pack_of(name).path.is_file()
+    """Whether weights are on this machine, and no download of them broke off."""
+    pack = pack_of(name)
+    return pack.present if isinstance(pack, Pack) else pack.usable
 
 
 def pack_of(name: str) -> Pack | Published:

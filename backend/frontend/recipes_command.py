@@ -7,7 +7,7 @@ import json
 import textwrap
 from typing import Any
 
-from backend.frontend.offer import describe, is_here, pack_of
+from backend.frontend.offer import describe, is_here
 from backend.packs import PUBLISHED
 from backend.recipes import RECIPES
 
@@ -44,7 +44,7 @@ def _lines(recipe: dict[str, Any]) -> list[str]:
         packs = recipe[source]
         if packs is None:
             continue
-        needs = ", ".join(f"{name}{'' if pack_of(name).path.is_file() else ' (missing)'}" for name in packs)
+        needs = ", ".join(f"{name}{'' if is_here(name) else ' (missing)'}" for name in packs)
         lines.append(f"  of {words:9} with {needs}{_memory(recipe['memory'].get(source))}")
     if recipe["from_text"] is recipe["from_picture"] is None:
         lines.append("  of posed pictures alone")

@@ -34,7 +34,7 @@ def check_weights(request: Request, recipe: Recipe, plan: list[str]) -> None:
         packs.append(recipe.generation(request.image is not None).pack)
     if "gaussians" in plan and request.gaussians is None and request.refine_steps is None:
         packs.append(recipe.pack)
-    missing = [PUBLISHED[pack] for pack in packs if pack in PUBLISHED and not PUBLISHED[pack].path.is_file()]
+    missing = [PUBLISHED[pack] for pack in packs if pack in PUBLISHED and not PUBLISHED[pack].usable]
     if missing and not request.random_weights:
         raise missing_weights(*missing)
 
