@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,27 @@ def test_cancel_in_every_stage_leaves_whole_results(tmp_path: Path, stage: str) 
     assert "mesh.npz" not in there
     done = run(tmp_path, prompt=PROMPT)[-1]
     assert "mesh_glb" in done.files
+
+
+def test_a_job_that_was_stopped_and_gone_on_with_knows_where_its_results_come_from(tmp_path: Path) -> None:
+    run(tmp_path / "whole", prompt=PROMPT + " with florps", steps=4)
+    stopped = tmp_path / "stopped"
+    for result in ("transforms.json", "gaussians.ply"):
+        with pytest.raises(Cancelled):
+            run(stopped, prompt=PROMPT + " with florps", steps=4, stop=(stopped / result).is_file)
+    assert read(stopped / "report.json")["made"] == ["views", "gaussians"]
+    run(stopped, prompt=PROMPT + " with florps", steps=4, from_stage="mesh")
+    whole, gone_on = (read(folder / "report.json") for folder in (tmp_path / "whole", stopped))
+    for key in ("weights", "licences", "sampling", "made", "warnings"):
+        assert gone_on[key] == whole[key] != []
+    assert set(gone_on["seconds"]) == set(whole["seconds"])
+
+
+def test_a_report_that_somebody_edited_stops_nothing(tmp_path: Path) -> None:
+    run(tmp_path, prompt=PROMPT)
+    for weights in (None, 5, ["dmv3d"], [{}]):
+        (tmp_path / "report.json").write_text(json.dumps({"weights": weights, "seconds": [], "warnings": 3}))
+        run(tmp_path, prompt=PROMPT, from_stage="mesh")
 
 
 def test_walking_away_closes_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,17 +101,18 @@ class _Job:
         self.folder.create(keep=self._source_path())
         self.report.begin(plan, self.device)
 
-        if "picture" in plan:
-            yield from self._make_picture()
-        if "views" in plan:
-            yield from self._make_views()
-        if "gaussians" in plan:
-            yield from self._make_gaussians()
-        if "mesh" in plan:
-            yield from self._make_mesh()
+        makers = {
+            "picture": self._make_picture,
+            "views": self._make_views,
+            "gaussians": self._make_gaussians,
+            "mesh": self._make_mesh,
+        }
+        for result in plan:
+            yield from makers[result]()
+            # After each, so that a job that is stopped and gone on with later still knows where its results come from.
+            self.report.write(self.clock.seconds, self.told)
         for stage, spent in self.clock.seconds.items():
             self.models.timings.learn(self.clock.work[stage], spent)
-        self.report.write(self.clock.seconds, self.told)
         seconds = round(time.perf_counter() - self.clock.began, 3)
         yield Done(str(self.folder.path), self.folder.files(), list(self.told), seconds)
 

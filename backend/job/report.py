@@ -74,7 +74,9 @@ class Report:
             for stage, spent in _mapping(earlier.get("seconds")).items()
             if _STAGE_RESULT.get(stage) in RESULTS[: RESULTS.index(self._plan[0])]
         }
-        weights = {entry["name"]: entry for entry in earlier.get("weights", []) if _is_named(entry)} | self._weights
+        before = earlier.get("weights")
+        before = before if isinstance(before, list) else []
+        weights = {entry["name"]: entry for entry in before if _is_named(entry)} | self._weights
         document: dict[str, Any] = {
             "splatsmith": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
