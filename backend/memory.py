@@ -138,7 +138,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(device: str, stage: str) -> OutOfMemory:
     """The error for a job that had not enough even when nothing was left to spare. stage: the one that ran."""
-    if stage not in ("views", "reconstruct"):
+    if stage not in ("picture", "views", "reconstruct"):
         fix = "Close other programs, or ask for fewer faces or a smaller texture."
         return OutOfMemory("The memory was too small for this job.", fix)
     where = "machine's memory" if device == "cpu" else "graphics card's memory"

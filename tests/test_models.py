@@ -354,4 +354,6 @@ def test_only_want_of_memory_is_tried_again() -> None:
         error = out_of_memory(device, stage)
         assert error.message.endswith(".")
         assert error.fix.endswith(".")
+    for stage in ("picture", "views", "reconstruct"):
+        assert "starter" in out_of_memory("cuda", stage).fix, "fewer faces would not help a network"
     assert backend.memory.shares_memory("mps")
