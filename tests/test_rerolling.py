@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from backend.datatypes import Views
 from backend.errors import BadInput
 from backend.formats.images import read_image, write_png
 from backend.job.editing import EditedViews, edit_views, undo
-from backend.job.jobfolder import REPORT
+from backend.job.jobfolder import REPORT, REQUEST
 from backend.job.models import Models
 from backend.job.rerolling import reroll_views
 from backend.views.dmv3d import Dmv3dGenerator
@@ -94,11 +95,28 @@ def test_what_makes_no_sense_is_a_sentence(job: Path, anew: list[int], words: st
         rerolled(job, anew)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**70])
+def test_a_seed_out_of_range_is_refused_as_in_a_job(job: Path, seed: int) -> None:
+    with pytest.raises(BadInput, match="seed must lie between"):
+        rerolled(job, [1], seed=seed)
+
+
+def test_what_random_weights_made_is_made_anew_by_them(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = {"load": lambda device: pytest.fail("these weights were not asked for")}
+    loads["load_untrained"] = lambda device: stand_ins.TinyGenerator()
+    assert stand_ins.TINY.from_text is not None
+    from_text = replace(stand_ins.TINY.from_text, **loads)
+    untrained = replace(stand_ins.TINY, from_text=from_text, load_untrained=stand_ins.TINY.load_reconstructor)
+    monkeypatch.setitem(recipes.RECIPES, "starter", untrained)
+    (job / REQUEST).write_text(json.dumps({**read(job / REQUEST), "random_weights": True}))
+    assert len(rerolled(job, [1]).views) == 4
+
+
 def test_recipes_that_cannot_say_so(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stand_ins.TINY.from_text is not None
     only_all = replace(stand_ins.TINY, from_text=replace(stand_ins.TINY.from_text, rerolls=False))
     monkeypatch.setitem(recipes.RECIPES, "starter", only_all)
-    with pytest.raises(BadInput, match="only by the starter"):
+    with pytest.raises(BadInput, match="only by DMV3D"):
         rerolled(job, [1])
 
 

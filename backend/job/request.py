@@ -85,7 +85,6 @@ class Request:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise BadInput(f"{name} must lie between {least:,} and {most:,}, not {value:,}.", "Change it.")
-
         self._check_refining()
         object.__setattr__(self, "formats", ",".join(_formats(self.formats)) or None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ def reroll_views(
 ) -> Generator[Step, None, EditedViews]:
     """Make the views with these numbers anew; the others stay as they are. Nothing changes before all is computed.
 
-    Raises BadInput for a folder without views, numbers that no view has, a recipe that cannot do it, or where no view
-    stays; MissingWeights.
+    Raises BadInput for a folder without views, numbers that no view has, a seed out of range, a recipe that cannot do
+    it, or where no view stays; MissingWeights.
     """
     job, document = opened(folder)
     numbers = list(numbered(document))
@@ -33,15 +34,15 @@ def reroll_views(
         raise BadInput(what, f"These are there: {', '.join(map(str, numbers))}.")
     if len(anew) == len(numbers):
         raise BadInput("To go by, at least one view has to stay.", "Make all views anew instead.")
-    request = Request.from_json(job.read_json(REQUEST))
+    request = replace(Request.from_json(job.read_json(REQUEST)), seed=seed)  # checks it
     recipe = find_recipe(request.recipe)
     way = {"prompt": recipe.from_text, "image": recipe.from_picture}.get(request.source or "")
     if way is None or not way.rerolls:
         raise BadInput(
-            "Single views are made anew only by the starter, of words or a picture.", "Make all views anew instead."
+            "Single views are made anew only by DMV3D, of words or a picture.", "Make all views anew instead."
         )
     views = read_views(job / TRANSFORMS)
-    walk = _walk(job, request, recipe, models, device, views, [numbers.index(number) for number in anew], seed)
+    walk = _walk(job, request, recipe, models, device, views, [numbers.index(number) for number in anew])
     try:
         made = yield from walk
     finally:
@@ -60,18 +61,17 @@ def _walk(
     device: str,
     views: Views,
     anew: list[int],
-    seed: int,
 ) -> Generator[Step, None, Views]:
     from backend.views.dmv3d import Dmv3dGenerator
     from backend.views.reroll import reroll
 
     pictured = request.image is not None
     generation = recipe.generation(pictured)
-    generator: Any = models.generator(recipe, device, pictured)
+    generator: Any = models.generator(recipe, device, pictured, bool(request.random_weights))
     given = next(place for place in _by_weight(job, len(views)) if place not in anew)
     steps = request.steps if request.steps is not None else generation.steps
     guidance = request.guidance if request.guidance is not None else generation.guidance
-    options: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance}
+    options: dict[str, Any] = {"seed": request.seed, "steps": steps, "guidance": guidance}
     if isinstance(generator, Dmv3dGenerator):
         return reroll(generator, views, anew, given, request.prompt, **options)
     made: Generator[Step, None, Views] = generator.reroll(views, anew, given, request.prompt, **options)
