@@ -95,6 +95,11 @@ def test_bad_edits_are_sentences(tiny: Client, params: dict) -> None:
     assert answer["error"]["message"].endswith(".")
 
 
+def test_a_name_that_may_be_left_out_may_be_null(tiny: Client) -> None:
+    answer = tiny.call("views.edit", job=None, folder="nowhere", drop=[1])
+    assert "holds no views" in answer["error"]["message"]
+
+
 def test_a_view_that_is_being_made_anew_can_be_cancelled(tiny: Client, tmp_path: Path) -> None:
     folder = str(tmp_path / "job")
     request = {**PROMPT, "prompt": "a red mushroom slow", "steps": 40}

@@ -99,7 +99,8 @@ class Server:
         return False
 
     def _enqueue(self, call: Call) -> None:
-        name = call.params.get("job", f"{call.method} {call.request_id}")
+        given = call.params.get("job")
+        name = f"{call.method} {call.request_id}" if given is None else given
         with self._lock:
             taken = name in self._known
             if name and not taken:
