@@ -33,7 +33,7 @@ def _own_reconstructor(device: str, untrained: bool = False) -> Reconstructor:
     from backend.reconstruct.dmv3d import Dmv3dReconstructor
     from backend.views.published import own_dmv3d
 
-    return Dmv3dReconstructor(own_dmv3d(device, untrained), "dmv3d-own")
+    return Dmv3dReconstructor(own_dmv3d(device, untrained), None if untrained else "dmv3d-own")
 
 
 def _published(name: str, untrained: bool) -> Callable[[str], Reconstructor]:

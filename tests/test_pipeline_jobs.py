@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,31 @@ def test_only_what_was_imagined_is_known_to_be_one_object(tmp_path: Path, monkey
     run(tmp_path / "made", prompt="a red ball")
     run(tmp_path / "given", gaussians=str(tmp_path / "made" / "gaussians.ply"))
     assert known == [True, False]
+
+
+def test_words_go_only_with_views_that_the_recipes_own_generator_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reconstructor that builds what it imagined itself would make something else of another generator's views."""
+    captions: list[str | None] = []
+
+    class Reconstructor(stand_ins.TinyReconstructor):
+        def reconstruct(self, views: Any, warnings: list[str] | None = None) -> Any:
+            captions.append(views.caption)
+            return super().reconstruct(views, warnings)
+
+    starter = replace(stand_ins.TINY, load_reconstructor=lambda device: Reconstructor())
+    assert starter.from_text is not None
+    monkeypatch.setitem(recipes.RECIPES, "starter", starter)
+    other = replace(starter, name="other", from_text=replace(starter.from_text, pack="reader"))
+    monkeypatch.setitem(recipes.RECIPES, "other", other)
+    run(tmp_path, prompt=PROMPT)
+    run(tmp_path, prompt=PROMPT, from_stage="gaussians")
+    assert captions == [PROMPT, PROMPT]
+    run(tmp_path, prompt=PROMPT, recipe="other", from_stage="gaussians")
+    assert captions[2:] == [None]
+    run(tmp_path, prompt=PROMPT, recipe="starter", from_stage="gaussians")
+    assert captions[3:] == [PROMPT], "they are still its own"
 
 
 def test_gaussians_keep_their_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,12 @@ def test_all_others_go_by_the_pictures_alone(generator: Dmv3dGenerator, change) 
     assert (other.asked, reconstructor.used_packs) == (1, ("lgm",))
 
 
+def test_random_weights_are_nobodys(generator: Dmv3dGenerator) -> None:
+    reconstructor = Dmv3dReconstructor(generator, None, Other)
+    finish(reconstructor.reconstruct(views_of("pumpkin"), []))
+    assert reconstructor.used_packs == ()
+
+
 def test_a_kind_is_read_from_the_views_where_no_words_name_it(generator: Dmv3dGenerator) -> None:
     views = views_of("chair")
     words = generator.words("", views.rgba[0])

@@ -223,7 +223,7 @@ class _Job:
             yield self._begin("reconstruct", "Loading the reconstructor")
             # From the disk even where they were just made: going on from a folder later gives the same bits.
             views = load_job_views(self.folder / TRANSFORMS, notes)
-            if self._imagined():
+            if self._own_views():
                 views = replace(views, caption=self.request.prompt or "")
             yield from self._warn(notes)
             yield from self._warn(untrained_notes(self.request, self.recipe))
@@ -265,6 +265,11 @@ class _Job:
     def _imagined(self) -> bool:
         """Whether a generator made what the job is about: it was asked for one object."""
         return self.request.gaussians is None and self.request.cameras is None
+
+    def _own_views(self) -> bool:
+        """Whether this recipe's own generator made the views, and not another recipe's, of which there is a report."""
+        way = self.recipe.from_picture if self.request.image is not None else self.recipe.from_text
+        return self._imagined() and way is not None and ("views" in self.plan or self.report.names(way.pack))
 
     def _make_mesh(self) -> Events[None]:
         notes: list[str] = []

@@ -56,6 +56,10 @@ class Report:
             return Similarity.from_json(self._earlier["similarity"])
         return self.similarity
 
+    def names(self, pack: str) -> bool:
+        """Whether these weights took part in what the job goes on from, as far as that is known."""
+        return pack in _by_name(self._earlier.get("weights"))
+
     def use_pack(self, name: str) -> None:
         """These weights took part."""
         pack = PACKS.get(name) or PUBLISHED.get(name)
@@ -74,9 +78,7 @@ class Report:
             for stage, spent in _mapping(earlier.get("seconds")).items()
             if _STAGE_RESULT.get(stage) in RESULTS[: RESULTS.index(self._plan[0])]
         }
-        before = earlier.get("weights")
-        before = before if isinstance(before, list) else []
-        weights = {entry["name"]: entry for entry in before if _is_named(entry)} | self._weights
+        weights = _by_name(earlier.get("weights")) | self._weights
         document: dict[str, Any] = {
             "splatsmith": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,5 +141,6 @@ def _texts(value: Any) -> list[str]:
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
-def _is_named(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
+def _by_name(weights: Any) -> dict[str, dict[str, Any]]:
+    named = [entry for entry in weights if isinstance(entry, dict)] if isinstance(weights, list) else []
+    return {entry["name"]: entry for entry in named if isinstance(entry.get("name"), str)}

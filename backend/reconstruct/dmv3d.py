@@ -27,10 +27,13 @@ class Dmv3dReconstructor:
     the pictures alone."""
 
     def __init__(
-        self, generator: Dmv3dGenerator, pack: str = "dmv3d", load_other: Callable[[], Reconstructor] | None = None
+        self,
+        generator: Dmv3dGenerator,
+        pack: str | None = "dmv3d",
+        load_other: Callable[[], Reconstructor] | None = None,
     ) -> None:
-        """pack: the generator's weights; load_other: the other reconstructor, the starter pack's LGM by default, asked
-        only where it is needed. used_packs: whose weights the last reconstruction took."""
+        """pack: the generator's weights, None for random ones; load_other: the other reconstructor, the starter pack's
+        LGM by default, asked only where it is needed. used_packs: whose weights the last reconstruction took."""
         self.generator = generator
         self.pack = pack
         self._load_other = load_other or (lambda: LgmReconstructor.load(device=generator.device))
@@ -46,7 +49,7 @@ class Dmv3dReconstructor:
         if views.caption is None or len(views) != len(AZIMUTHS):
             self.used_packs = ("lgm",)
             return (yield from self._load_other().reconstruct(views, warnings))
-        self.used_packs = (self.pack, "reader")
+        self.used_packs = () if self.pack is None else (self.pack, "reader")
         with torch.inference_mode():
             words = self.generator.words(views.caption, views.rgba[0])
             planes = self.generator.planes_of(views, words)
