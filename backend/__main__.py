@@ -221,6 +221,9 @@ def _edit_views(options: argparse.Namespace) -> int:
     for warning in edited.warnings:
         print(f"Note: {warning}", file=sys.stderr)
     print(json.dumps(asdict(edited)) if options.json else "\n".join(edited.views))
+    if not options.json and not options.undo:
+        then = f'python -m backend generate --from-stage gaussians --out "{options.folder}"'
+        print(f"The mesh has to be made of them: {then}. Until then --undo takes the change back.", file=sys.stderr)
     return 0
 
 
@@ -236,8 +239,11 @@ def _reroll(options: argparse.Namespace) -> EditedViews:
         except StopIteration as end:
             edited: EditedViews = end.value
             return edited
-        print(f"\r{step.message}: {step.step} of {step.steps} steps", end="", file=sys.stderr)
-        print("" if step.step < step.steps else "\n", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            last = "\n" if step.step == step.steps else ""
+            print(f"\r{step.message}: {step.step} of {step.steps} steps", end=last, file=sys.stderr, flush=True)
+        elif step.step == 1:  # a line a stage elsewhere, as of other jobs
+            print(f"{step.message} ...", file=sys.stderr)
 
 
 def _reconstruct(options: argparse.Namespace) -> int:
@@ -273,6 +279,8 @@ def _mesh(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace, fields: dict[str, Any], from_stage: str | None, to_stage: str | None) -> int:
     from backend.frontend.console import show
 
+    if not options.out.strip():  # an unset variable of a script; the files would land wherever it runs
+        raise BadInput("The output folder has no name.", "Give --out a folder.")
     return show(fields, options.out, from_stage, to_stage, options.device, as_json=options.json)
 
 

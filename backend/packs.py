@@ -231,6 +231,8 @@ def find_published(name: str | None) -> Published:
     """Raises BadInput for a name that the register does not have, Offline for the starter pack's."""
     if name in PACKS:
         raise Offline(f"The weights '{name}' come with Splatsmith and are not downloaded.", "Install Splatsmith again.")
+    if name is None:
+        raise BadInput("Which weights is not said.", f"Name one of {', '.join(PUBLISHED)}.")
     if name not in PUBLISHED:
         raise BadInput(f"There are no weights called '{str(name)[:40]}'.", f"Use one of {', '.join(PUBLISHED)}.")
     return PUBLISHED[name]

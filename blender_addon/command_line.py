@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import bpy
+from mathutils import Matrix
 
 from . import importer, session
 from .client import Failure, Problem
@@ -76,6 +77,8 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     if options.empty:
         _empty_scene()
+    elif not bpy.data.filepath:
+        _remove_startup_cube()
     made: list[Any] = []
     failures = 0
     for number, request in enumerate(requests, 1):
@@ -104,7 +107,9 @@ def _requests(options: argparse.Namespace) -> list[dict[str, Any]]:
     path = Path(options.prompts).expanduser()
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise _mistake(f"The file {path} cannot be read ({error.strerror}).", "Check the path.") from error
+    except UnicodeDecodeError as error:
         raise _mistake(f"The file {path} cannot be read ({error}).", "It has to be UTF-8 text.") from error
     found = []
     for number, line in enumerate(lines, 1):
@@ -194,6 +199,15 @@ def _job_folder(out: str | None, request: dict[str, Any], number: int, count: in
 def _empty_scene() -> None:
     for existing in list(bpy.context.scene.objects):
         bpy.data.objects.remove(existing, do_unlink=True)
+
+
+def _remove_startup_cube() -> None:
+    """Blender starts with a cube of two metres around the place of the first object: it would stand unseen inside."""
+    cube = bpy.context.scene.objects.get("Cube")
+    if cube is None or cube.type != "MESH" or len(cube.data.vertices) != 8 or cube.matrix_world != Matrix():
+        return
+    if all(abs(abs(coordinate) - 1.0) < 1e-6 for vertex in cube.data.vertices for coordinate in vertex.co):
+        bpy.data.objects.remove(cube, do_unlink=True)
 
 
 def _finish(options: argparse.Namespace, made: list[Any]) -> int:

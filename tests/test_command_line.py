@@ -93,6 +93,19 @@ def test_bad_input_is_one_sentence_and_exits_with_1(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["weights", "download"], "Which weights is not said. Name one of lgm-big, "),
+        (["generate", "--prompt", "a mug", "--out", " "], "The output folder has no name."),
+        (["generate", "--from-stage", "gaussians", "--out", "nowhere"], "The folder holds no job to go on with."),
+    ],
+)
+def test_what_was_forgotten_is_named(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert backend.__main__.main(arguments) == 1
+    assert capsys.readouterr().err.startswith(says)
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs a command in this process with tiny models; gives its exit code and what it printed."""

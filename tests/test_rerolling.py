@@ -124,7 +124,8 @@ def test_the_command_line_does_it(job: Path, capsys: pytest.CaptureFixture[str])
     assert backend.__main__.main(["edit-views", str(job), "--reroll", "1", "--seed", "5"]) == 0
     said = capsys.readouterr()
     assert len(said.out.split()) == 4
-    assert "3 of 3 steps" in said.err
+    assert "\r" not in said.err, "no terminal is there: a line is enough"
+    assert "--from-stage gaussians" in said.err
 
 
 def test_the_starter_keeps_what_is_kept_and_another_seed_gives_another_view() -> None:

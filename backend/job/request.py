@@ -148,6 +148,8 @@ class Request:
         result comes from must stay true. Raises BadInput as from_json does.
         """
         if from_stage is None or earlier is None or not isinstance(fields, dict):
+            if from_stage is not None and isinstance(fields, dict) and not any(fields.get(name) for name in _SOURCES):
+                raise BadInput("The folder holds no job to go on with.", "Check its path, or begin without a stage.")
             return cls.from_json(fields)
         fields = {name: value for name, value in fields.items() if value is not None}
         before = cls.from_json(earlier)

@@ -74,7 +74,7 @@ def test_one_failure_among_many_fails_the_command_and_spares_the_rest(fake_backe
         ((), "nothing to make an object from"),
         (("--prompt", "  "), "nothing to make an object from"),
         (("--image", "nowhere.png"), "does not exist"),
-        (("--prompts", "nowhere.txt"), "cannot be read"),
+        (("--prompts", "nowhere.txt"), "cannot be read (No such file or directory)"),
         (("--prompts", __file__, "--prompt", "a mug"), "stands alone"),
     ],
 )
@@ -100,6 +100,14 @@ def test_an_output_that_cannot_be_written_is_a_failure(fake_backend, tmp_path):
     assert code == 1
     assert [event["code"] for event in events if event["event"] == "failed"] == ["save"]
     assert "Traceback" not in said
+
+
+def test_nothing_stands_in_the_cube_with_which_blender_starts(fake_backend, tmp_path):
+    scene = tmp_path / "scene.blend"
+    code, _, said = batch("--prompt", "a mug", "--save", str(scene))
+    assert code == 0, said
+    bpy.ops.wm.open_mainfile(filepath=str(scene))
+    assert sorted(item.name for item in bpy.data.objects) == ["Camera", "Light", "Mug"]
 
 
 def test_help_names_the_variables_and_succeeds(fake_backend):
