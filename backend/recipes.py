@@ -139,17 +139,18 @@ def _published_recipe(
     )
 
 
-_STARTER_TEXT = Generation(_starter_generator, "dmv3d", steps=25, guidance=3.0, seconds=14.0, rerolls=True)
-# What a picture shows is told to the model in a word as well; more than told, it would outshout the picture.
-_STARTER_PICTURE = Generation(
-    _starter_generator, "dmv3d", steps=25, guidance=1.0, seconds=8.0, also=("reader",), rerolls=True
+# The reader tells the kind of thing where no words do, to the reconstructor too.
+_STARTER_TEXT = Generation(
+    _starter_generator, "dmv3d", steps=25, guidance=3.0, seconds=14.0, also=("reader",), rerolls=True
 )
+# What a picture shows is told to the model in a word as well; more than told, it would outshout the picture.
+_STARTER_PICTURE = replace(_STARTER_TEXT, guidance=1.0, seconds=8.0)
 
 _OWN_TEXT = Generation(
-    _own_generator, "dmv3d-own", steps=25, guidance=3.0, seconds=60.0, rerolls=True,
+    _own_generator, "dmv3d-own", steps=25, guidance=3.0, seconds=60.0, also=("reader",), rerolls=True,
     load_untrained=partial(_own_generator, untrained=True),
 )  # fmt: skip
-_OWN_PICTURE = replace(_OWN_TEXT, guidance=1.0, also=("reader",))
+_OWN_PICTURE = replace(_OWN_TEXT, guidance=1.0)
 
 RECIPES: dict[str, Recipe] = {
     "starter": Recipe(
@@ -158,7 +159,7 @@ RECIPES: dict[str, Recipe] = {
         from_text=_STARTER_TEXT,
         from_picture=_STARTER_PICTURE,
         load_reconstructor=_starter_reconstructor,
-        pack="lgm",
+        pack="dmv3d",  # and "lgm", of posed pictures
         view_count=4,
         view_size=128,
         radius=3.0,

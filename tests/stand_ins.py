@@ -145,12 +145,13 @@ def tiny_recipe(load_generator: Callable[[str], Any] = lambda device: TinyGenera
     """The starter recipe with tiny models."""
     starter = RECIPES["starter"]
     assert starter.from_text is not None
-    generation = replace(starter.from_text, load=load_generator, steps=steps)
+    generation = replace(starter.from_text, load=load_generator, steps=steps, also=())
     return replace(
         starter,
         from_text=generation,
         from_picture=generation,
         load_reconstructor=lambda device: TinyReconstructor(),
+        pack="lgm",
         view_size=VIEW_SIZE,
     )
 

@@ -31,6 +31,9 @@ def test_words_need_the_model_that_makes_pictures_and_pictures_do_not() -> None:
     assert told["licences"] == {
         "sdxl": "CreativeML Open RAIL++-M", "zero123plus-v1.2": "CC-BY-NC-4.0", "grm-r": "not stated"
     }  # fmt: skip
+    for source in ("from_text", "from_picture"):
+        assert describe(RECIPES["starter"])[source] == ["dmv3d", "reader"]
+        assert describe(RECIPES["dmv3d"])[source] == ["dmv3d-own", "reader"]
     assert [describe(RECIPES[name])["picture_first"] for name in ("starter", "lgm")] == [False, False]
 
 
@@ -55,7 +58,7 @@ def test_the_list_says_what_is_missing_and_what_is_forbidden(capsys: pytest.Capt
         assert f"{recipe.name}: {recipe.title}" in said
     memory = f"{NEEDS['sdxl'].bytes(2) / 1e9:.0f} GB of a graphics"
     assert f"of words     with sdxl (missing), zero123plus-v1.2 (missing), grm-r (missing); {memory}" in said
-    assert "with dmv3d, lgm; 0.9 GB of memory, measured" in said
+    assert "with dmv3d, reader; 0.9 GB of memory, measured" in said
     assert "sdxl (about 6.9 GB), CreativeML Open RAIL++-M" in said
     assert "Commercial use is not forbidden." in said
     assert backend.__main__.main(["recipes", "--json"]) == 0

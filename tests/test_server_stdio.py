@@ -63,7 +63,7 @@ def test_every_method_answers_as_agreed(start: Callable[..., Client], tmp_path: 
     starter = hello["recipes"][0]
     assert (starter["name"], starter["least_views"], starter["missing"]) == ("starter", 4, [])
     assert starter["title"]
-    assert all({"dmv3d", "lgm"} <= set(starter[source]) for source in ("from_text", "from_picture"))
+    assert all({"dmv3d", "reader"} <= set(starter[source]) for source in ("from_text", "from_picture"))
     assert {"dmv3d", "lgm"} <= set(hello["packs"])
     assert all(isinstance(there, bool) for there in hello["packs"].values())
     for pack in client.call("weights.status")["result"]["packs"]:
