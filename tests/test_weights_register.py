@@ -262,6 +262,16 @@ def test_a_full_disk_is_said_before_the_download(hub: Hub, monkeypatch: pytest.M
     assert hub.fetched == []
 
 
+@pytest.mark.parametrize("way", ["download", "import"])
+def test_a_file_in_the_way_is_a_sentence(hub: Hub, home: Path, way: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "weights").mkdir(parents=True)
+    (home / "weights" / "lgm-big").write_text("in the way")
+    (home / LGM).write_bytes(hub.files[LGM])
+    code, _, err = command(way, "lgm-big", "--yes" if way == "download" else str(home), capsys=capsys)
+    assert code == 1
+    assert "a file is in the way of a folder" in err.splitlines()[-1]
+
+
 def test_what_came_before_needs_no_room_again(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = hub.files[LGM]
     half = home / "weights" / "lgm-big" / HALVES / f"{hashlib.sha256(content).hexdigest()}.part"

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from backend.errors import BadInput, MissingWeights, Offline
-from backend.formats.whole_file import whole_file
+from backend.formats.whole_file import whole_file, writing_failed
 from backend.packs import HALVES, RECORD, Published
 
 Say = Callable[[str], None]
@@ -51,7 +51,7 @@ def download(pack: Published, say: Say, expect: Callable[[int], None] = lambda t
         raise MissingWeights(f"The weights {pack.name} are published nowhere.", how_to_get(pack))
     hub = _hub()
     revision, remotes = _remote_files(hub, pack)
-    pack.folder.mkdir(parents=True, exist_ok=True)
+    _make(pack.folder)
     missing = [remote for remote in remotes if not _is(pack.folder / remote.name, remote)]
     wanted = sum(remote.bytes - _came(_half(pack, remote)) for remote in missing) + _ROOM_LEFT
     free = shutil.disk_usage(pack.folder).free
@@ -74,7 +74,7 @@ def download(pack: Published, say: Say, expect: Callable[[int], None] = lambda t
 def _fetch(hub: Any, pack: Published, remote: _Remote, revision: str) -> None:
     """One file, from where an earlier try ended. Raises as `download` does."""
     half = _half(pack, remote)
-    half.parent.mkdir(parents=True, exist_ok=True)
+    _make(half.parent)
     if _came(half) > remote.bytes:
         half.unlink()
     address = hub.hf_hub_url(pack.repository, remote.name, revision=revision)
@@ -90,8 +90,16 @@ def _fetch(hub: Any, pack: Published, remote: _Remote, revision: str) -> None:
             "Download it again; where that keeps happening, something on the way changes files: a proxy, or a mirror.",
         )
     target = pack.folder / remote.name
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make(target.parent)
     half.replace(target)
+
+
+def _make(folder: Path) -> None:
+    """Raises BadInput where the folder cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise writing_failed(folder, error) from error
 
 
 def _half(pack: Published, remote: _Remote) -> Path:
@@ -122,13 +130,13 @@ def import_from(pack: Published, source: Path, say: Say, expect: Callable[[int],
     else:
         base, below = _found_below(pack, source)
         found = {path.relative_to(base).as_posix(): path for path in below}
-    pack.folder.mkdir(parents=True, exist_ok=True)
+    _make(pack.folder)
     files: dict[str, dict[str, Any]] = {}
     expect(sum(path.stat().st_size for path in found.values()))
     for name, path in found.items():
         say(f"{name}: {path.stat().st_size / 1e6:,.0f} MB")
         target = pack.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make(target.parent)
         if not (target.exists() and target.samefile(path)):
             with whole_file(target) as temporary:
                 shutil.copyfile(path, temporary)
