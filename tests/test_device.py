@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import types
+from pathlib import Path
+
 import pytest
 import torch
 
 from backend import device
 from backend.errors import UnsupportedDevice
+from backend.frontend import doctor
 
 
 def test_the_cpu_is_always_there() -> None:
@@ -60,3 +64,17 @@ def test_half_precision_is_left_to_cards_that_have_it(monkeypatch: pytest.Monkey
     assert device.inference_dtype("mps", torch.float16) == torch.float16
     monkeypatch.setattr(device, "has_fast_bfloat16", lambda name: False)
     assert device.inference_dtype("cpu", torch.float16) == torch.float32
+
+
+def test_the_disk_that_is_looked_at_is_the_one_that_fills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLATSMITH_HOME", str(tmp_path / "not" / "there yet"))
+    asked: list[Path] = []
+
+    def usage(path: Path) -> types.SimpleNamespace:
+        asked.append(path)
+        return types.SimpleNamespace(free=5 * 1024**2)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    said = [problem["message"] for problem in doctor.examine()["problems"]]
+    assert asked == [tmp_path]
+    assert f"The disk with {tmp_path / 'not' / 'there yet'} has only 5 MB free." in said

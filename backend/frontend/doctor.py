@@ -7,12 +7,11 @@ import platform
 import shutil
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from backend.device import cpu_count, describe_devices, memory_bytes, pick_device
 from backend.errors import SplatsmithError
-from backend.packs import PACKS
+from backend.packs import PACKS, data_folder
 
 _OLDEST_TORCH = (2, 6)
 _LEAST_MEMORY = 6 * 1024**3
@@ -44,9 +43,10 @@ def examine() -> dict[str, Any]:
             problems.append(
                 _problem(f"The weights '{pack.name}' are missing ({pack.path}).", "Install Splatsmith again.")
             )
-    free = shutil.disk_usage(Path.home() if Path.home().exists() else Path.cwd()).free
+    folder = data_folder()
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
     if free < _LEAST_DISK:
-        problems.append(_problem(f"The disk has only {free / 1024**2:.0f} MB free.", "Free some space."))
+        problems.append(_problem(f"The disk with {folder} has only {free / 1024**2:.0f} MB free.", "Free some space."))
     return {
         "python": platform.python_version(),
         "executable": sys.executable,
