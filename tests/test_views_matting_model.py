@@ -20,6 +20,7 @@ from backend.downloads.download import import_from
 from backend.errors import BadInput, MissingWeights, OutOfMemory
 from backend.formats.images import write_png
 from backend.job.jobfolder import JobFolder
+from backend.job.models import Models
 from backend.job.report import Report
 from backend.job.request import Request
 from backend.packs import PUBLISHED
@@ -89,6 +90,14 @@ def runtime(home: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
 def imported(folder: Path, name: str = "model.onnx", content: bytes = b"a network") -> Path:
     (folder / name).write_bytes(content)
     return import_from(PACK, folder / name, lambda text: None)
+
+
+def test_the_network_goes_with_all_others(home: Path, runtime: StandIn) -> None:
+    imported(home)
+    separated(picture_of(bright_thing()), [])
+    assert matting_model._session.cache_info().currsize == 1
+    Models().release()
+    assert matting_model._session.cache_info().currsize == 0
 
 
 def test_a_busy_background_is_no_obstacle_to_the_network(home: Path, runtime: StandIn) -> None:

@@ -72,9 +72,12 @@ class Models:
         give_back()
 
     def release(self) -> None:
-        """Let go of everything."""
+        """Let go of everything, of what cuts objects out of pictures too."""
+        from backend.views.matting_model import forget  # here, as it brings libraries along that a prompt does not need
+
         for group in self._groups:
             group.clear()
+        forget()
         give_back()
 
     @property

@@ -94,6 +94,11 @@ def _computed(path: Path, picture: np.ndarray) -> np.ndarray:
         ) from error
 
 
+def forget() -> None:
+    """Let go of the network, which stays loaded from picture to picture."""
+    _session.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def _session(path: Path, modified: int) -> Any:
     import onnxruntime
