@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,8 +17,11 @@ from safetensors.torch import save_file
 from server_client import REAL, ROOT, TINY, Client
 from test_weights_register import LGM, SMALL
 
+from backend.datatypes import Step
+from backend.errors import Cancelled
 from backend.formats.images import write_png
-from backend.frontend.wire import METHODS, NOTIFICATIONS, mismatch
+from backend.frontend.tasks import Tasks
+from backend.frontend.wire import METHODS, NOTIFICATIONS, Channel, mismatch
 from backend.nets.lgm import Lgm
 
 PROMPT = {"prompt": "a red mushroom", "texture_size": 64, "faces": 100}
@@ -188,6 +192,22 @@ def test_weights_come_after_a_yes_with_progress_and_go_on_after_a_cancel(
     assert progress
     assert [mismatch(entry, NOTIFICATIONS["progress"]) for entry in progress] == [""] * len(progress)
     assert all("lgm-big" in entry["message"] for entry in progress)
+
+
+@pytest.mark.parametrize(("method", "goes_on"), [("weights.download", True), ("weights.import", False)])
+def test_only_a_download_goes_on_where_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, goes_on: bool
+) -> None:
+    monkeypatch.setenv("SPLATSMITH_HOME", str(tmp_path))
+
+    def fetch(*given: object) -> Iterator[Step]:
+        yield Step(1, 2, "")
+
+    monkeypatch.setattr("backend.downloads.fetching.fetch", fetch)
+    params = {"name": "geolrm", "accept": True, **({} if goes_on else {"source": "stick"})}
+    with pytest.raises(Cancelled) as caught:
+        Tasks(Channel(io.BytesIO(), io.BytesIO()), "cpu").perform(method, "job", params, lambda: True)
+    assert ("where it was" in caught.value.fix) == goes_on
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the server is started through the command env")

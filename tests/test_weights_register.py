@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import backend.__main__
 from backend.downloads import download as downloads
 from backend.errors import MissingWeights, Offline
+from backend.formats.whole_file import TEMPORARY_PREFIX
 from backend.frontend.offer import is_here
 from backend.job.generating import check_weights
 from backend.job.request import Request
@@ -270,6 +271,18 @@ def test_a_file_in_the_way_is_a_sentence(hub: Hub, home: Path, way: str, capsys:
     code, _, err = command(way, "lgm-big", "--yes" if way == "download" else str(home), capsys=capsys)
     assert code == 1
     assert "a file is in the way of a folder" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("way", ["download", "import"])
+def test_what_a_killed_process_left_does_not_stay(
+    hub: Hub, home: Path, way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = home / "weights" / "lgm-big" / f"{TEMPORARY_PREFIX}x-{LGM}"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half of it")
+    (home / LGM).write_bytes(hub.files[LGM])
+    assert command(way, "lgm-big", "--yes" if way == "download" else str(home / LGM), capsys=capsys)[0] == 0
+    assert not left.exists()
 
 
 def test_what_came_before_needs_no_room_again(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

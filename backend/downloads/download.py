@@ -7,6 +7,7 @@ the next time: the client by itself would begin anew. Every file is compared wit
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import hashlib
@@ -20,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from backend.errors import BadInput, MissingWeights, Offline
-from backend.formats.whole_file import whole_file, writing_failed
+from backend.formats.whole_file import TEMPORARY_PREFIX, whole_file, writing_failed
 from backend.packs import HALVES, RECORD, Published
 
 Say = Callable[[str], None]
@@ -52,6 +53,7 @@ def download(pack: Published, say: Say, expect: Callable[[int], None] = lambda t
     hub = _hub()
     revision, remotes = _remote_files(hub, pack)
     _make(pack.folder)
+    _clear(pack.folder)
     missing = [remote for remote in remotes if not _is(pack.folder / remote.name, remote)]
     wanted = sum(remote.bytes - _came(_half(pack, remote)) for remote in missing) + _ROOM_LEFT
     free = shutil.disk_usage(pack.folder).free
@@ -102,6 +104,13 @@ def _make(folder: Path) -> None:
         raise writing_failed(folder, error) from error
 
 
+def _clear(folder: Path) -> None:
+    """Removes what killed processes left of files that were being copied or converted: it may be gigabytes."""
+    for left in folder.rglob(TEMPORARY_PREFIX + "*"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
 def _half(pack: Published, remote: _Remote) -> Path:
     """Where a file grows: one of this content, not of another revision's."""
     return pack.folder / HALVES / f"{remote.sha256 or remote.git_sha1}.part"
@@ -131,6 +140,7 @@ def import_from(pack: Published, source: Path, say: Say, expect: Callable[[int],
         base, below = _found_below(pack, source)
         found = {path.relative_to(base).as_posix(): path for path in below}
     _make(pack.folder)
+    _clear(pack.folder)
     files: dict[str, dict[str, Any]] = {}
     expect(sum(path.stat().st_size for path in found.values()))
     for name, path in found.items():

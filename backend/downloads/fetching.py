@@ -57,7 +57,8 @@ def fetch(pack: Published, source: Path | None = None) -> Generator[Step, None, 
             said, total = str(news.get("say", said)), int(news.get("bytes", total))
             here = min(_bytes_below(pack.folder), total)
             yield Step(here // 1_000_000, max(total // 1_000_000, 1), f"{pack.name}, {said}")
-        raise errors.MissingWeights(f"Getting {pack.name} broke off.", "Try again: it goes on where it was.")
+        again = "Try again: it goes on where it was." if source is None else "Try again."  # a copy begins anew
+        raise errors.MissingWeights(f"Getting {pack.name} broke off.", again)
     finally:
         process.kill()
         process.wait()

@@ -125,6 +125,8 @@ class Tasks:
         try:
             for step in walk:
                 if stop():
+                    if source is not None:
+                        raise Cancelled("The import was cancelled.", "Start it again.")
                     raise Cancelled("The download was cancelled.", "Start it again: it goes on where it was.")
                 first = step.step if first < 0 and step.steps > 1 else first  # what was there from an earlier try
                 spent, came = time.monotonic() - began, step.step - first
