@@ -41,7 +41,7 @@ ENDED = {State.DONE, State.FAILED, State.CANCELLED}
 class Job:
     """One piece of work in the queue: what was asked, how far it is, and what came of it.
 
-    from_stage, to_stage: the first and the last of "views", "gaussians", "mesh" to make; None makes all.
+    from_stage, to_stage: the first and the last of "picture", "views", "gaussians", "mesh" to make; None makes all.
     method, params: another queued request than `generate`: an edit of the folder's views, weights to be got.
     """
 
