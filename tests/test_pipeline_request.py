@@ -73,6 +73,8 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     assert Request(image="a.png").image == str(tmp_path / "a.png")
     assert Request(cameras="scene").cameras == str(tmp_path / "scene" / "transforms.json")
+    (tmp_path / "notes.txt").touch()
+    assert Request(cameras="notes.txt").cameras == str(tmp_path / "notes.txt"), "a file is no folder"
     for request in (Request(image="a.png"), Request(cameras="t.json"), Request(gaussians="a" * 5000)):
         with pytest.raises(BadInput):
             request.check_source()

@@ -201,7 +201,8 @@ def _absolute(path: str, name: str) -> str:
     if not path.strip() or "\0" in path:
         raise BadInput(f"The path of the {_WHAT[name]} is empty.", "Pick a file.")
     full = Path(path).expanduser().absolute()
-    return str(full / "transforms.json" if name == "cameras" and full.suffix != ".json" else full)
+    folder = name == "cameras" and full.suffix != ".json" and not _is_file(full)
+    return str(full / "transforms.json" if folder else full)
 
 
 def _is_file(path: Path) -> bool:

@@ -17,9 +17,9 @@ from backend.nets.diffusion import ddim_step, log_snr
 from backend.nets.dmv3d import Dmv3d, Dmv3dConfig
 from backend.render.triplane import render_rays_sparse, sample_planes
 from backend.views.picture_reader import Reading, StarterPictureReader
-from backend.views.prompts import check_prompt
+from backend.views.prompts import check_prompt, known_things
 from backend.views.signed import from_signed, to_signed
-from backend.vocabulary import KIND_WORDS, Vocabulary
+from backend.vocabulary import Vocabulary
 from backend.weights import STARTER_PACK, load_checkpoint, load_into
 
 FOV_DEGREES = 50.0
@@ -97,7 +97,7 @@ class Dmv3dGenerator:
         notes = check_prompt(prompt, self.vocabulary, image is not None) if prompt is not None else []
         named = prompt is not None and self.vocabulary.kinds(self.vocabulary.encode(prompt).tokens)
         if image is not None and not named and self.read(image).kind is None:
-            known = ", ".join(kind for kind in KIND_WORDS if kind in self.vocabulary.tokens)
+            known = known_things(self.vocabulary)
             notes.append(f"The picture shows nothing that the starter models know: expect a guess. They know: {known}.")
         return notes
 

@@ -6,12 +6,17 @@ from backend.errors import BadInput
 from backend.vocabulary import KIND_WORDS, Vocabulary
 
 
+def known_things(vocabulary: Vocabulary) -> str:
+    """The kinds of thing that models with this vocabulary know, as a user would write them, with commas."""
+    return ", ".join(kind.replace("icecream", "ice cream") for kind in KIND_WORDS if kind in vocabulary.tokens)
+
+
 def check_prompt(prompt: str, vocabulary: Vocabulary | None = None, pictured: bool = False) -> list[str]:
     """Warnings about words that are ignored. Raises BadInput where not one word of the prompt is known, unless it comes
     with a picture."""
     vocabulary = vocabulary or Vocabulary()
     encoding = vocabulary.encode(prompt)
-    kinds = ", ".join(kind for kind in KIND_WORDS if kind in vocabulary.tokens)
+    kinds = known_things(vocabulary)
     if encoding.known == 0 and pictured:
         return ["The starter models know no word of this prompt: they go by the picture alone."]
     if encoding.known == 0:
