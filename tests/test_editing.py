@@ -23,7 +23,7 @@ from backend.formats.transforms_json import read_views
 from backend.job import earlier
 from backend.job.editing import edit_views, shown_picture, undo
 from backend.job.jobfolder import REPORT, TRANSFORMS
-from backend.views.picture import object_bounds
+from backend.views.picture import _BY_NETWORK, Picture, object_bounds
 
 BLUE = torch.tensor([0.1, 0.2, 0.9])
 
@@ -70,6 +70,20 @@ def test_a_dropped_view_is_gone_from_pictures_and_cameras_and_the_mesh_goes_on(j
     assert "views" in report["seconds"]
     assert not (job / earlier.FOLDER).exists(), "with the mesh there is nothing to undo"
     assert len(list((job / "views").iterdir())) == 3
+
+
+def test_weights_that_cut_a_picture_out_for_a_view_are_on_record(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_by_network(picture: Picture, warnings: list[str], name: str) -> Tensor:
+        warnings.append(f"{name} {_BY_NETWORK}")
+        return ball()
+
+    monkeypatch.setattr("backend.job.editing.cut_out", cut_by_network)
+    write_png(tmp_path / "photo.png", torch.rand(3, 90, 160))
+    assert "by the network" in edit_views(job, replace={2: tmp_path / "photo.png"}).warnings[0]
+    run(job, prompt=PROMPT, from_stage="gaussians")
+    assert "matting" in [entry["name"] for entry in read(job / REPORT)["weights"]]
 
 
 def test_too_few_left_is_refused_and_nothing_changes(job: Path) -> None:

@@ -21,7 +21,7 @@ from backend.formats.whole_file import write_text
 from backend.job.imagined import shown_as_seen
 from backend.job.jobfolder import PICTURE, PICTURE_PREVIEW, PREVIEW, REPORT, REQUEST, TRANSFORMS, JobFolder
 from backend.recipes import find_recipe
-from backend.views.picture import Picture, cut_out, load_picture, object_bounds, prepare_picture
+from backend.views.picture import Picture, cut_out, further_packs, load_picture, object_bounds, prepare_picture
 
 _SAME_FRAMING = 0.7  # overlap of the two objects' boxes from which a picture shows the object where the view had it
 _EMPTY_FRACTION = 0.66  # of the frame that the object takes where the view showed nothing
@@ -69,11 +69,16 @@ def edit_views(
     if not drop and not replace:
         raise BadInput("Nothing is to be changed.", "Say which view to drop or to replace.")
     warnings: list[str] = []
-    pictures = {number: _fitted(job / names[number], number, Path(path), warnings) for number, path in replace.items()}
+    pictures: dict[str, Tensor] = {}
     changes: list[dict[str, Any]] = [{"view": number, "dropped": True} for number in sorted(set(drop))]
-    changes += [{"view": number, "replaced_by_sha256": _sha256(Path(path))} for number, path in replace.items()]
+    for number, path in replace.items():
+        notes: list[str] = []
+        pictures[names[number]] = _fitted(job / names[number], number, Path(path), notes)
+        by = {"cut_out_by": packs[0]} if (packs := further_packs(notes)) else {}
+        changes.append({"view": number, "replaced_by_sha256": _sha256(Path(path)), **by})
+        warnings += notes
 
-    record_change(job, changes, {names[number]: rgba for number, rgba in pictures.items()})
+    record_change(job, changes, pictures)
     if drop:
         kept = [frame for number, frame in numbered(document).items() if number not in drop]
         write_text(job / TRANSFORMS, json.dumps({**document, "frames": kept}, indent=1) + "\n")

@@ -70,9 +70,11 @@ class Report:
 
     def write(self, seconds: dict[str, float], warnings: list[str]) -> None:
         """Write report.json. Raises BadInput where the folder cannot be written."""
-        for pack in further_packs(warnings):
-            self.use_pack(pack)
         earlier = self._earlier
+        edited = earlier.get("edited_views")
+        edited = [change for change in edited if isinstance(change, dict)] if isinstance(edited, list) else []
+        for pack in (*further_packs(warnings), *(str(change.get("cut_out_by")) for change in edited)):
+            self.use_pack(pack)
         kept = {
             stage: spent
             for stage, spent in _mapping(earlier.get("seconds")).items()
