@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,20 @@ def test_a_job_that_was_stopped_and_gone_on_with_knows_where_its_results_come_fr
     for key in ("weights", "licences", "sampling", "made", "warnings"):
         assert gone_on[key] == whole[key] != []
     assert set(gone_on["seconds"]) == set(whole["seconds"])
+
+
+def test_the_report_forgets_weights_of_what_was_made_anew_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or their licences would be said to hold for an object in which they have no part."""
+    monkeypatch.setitem(recipes.RECIPES, "other", replace(stand_ins.TINY, name="other", pack="reader"))
+    run(tmp_path, prompt=PROMPT)
+    for recipe, pack in (("starter", "lgm"), ("other", "reader"), ("starter", "lgm")):
+        run(tmp_path, prompt=PROMPT, recipe=recipe, from_stage="gaussians")
+        weights = [(entry["name"], entry["for"]) for entry in read(tmp_path / "report.json")["weights"]]
+        assert weights == [("dmv3d", ["views"]), (pack, ["gaussians"])]
+    run(tmp_path, prompt=PROMPT, from_stage="mesh")
+    assert [entry["name"] for entry in read(tmp_path / "report.json")["weights"]] == ["dmv3d", "lgm"]
 
 
 def test_a_report_that_somebody_edited_stops_nothing(tmp_path: Path) -> None:

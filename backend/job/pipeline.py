@@ -108,6 +108,7 @@ class _Job:
             "mesh": self._make_mesh,
         }
         for result in plan:
+            self.report.result = result
             yield from makers[result]()
             # After each, so that a job that is stopped and gone on with later still knows where its results come from.
             self.report.write(self.clock.seconds, self.told)

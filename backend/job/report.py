@@ -37,6 +37,7 @@ class Report:
         self._earlier: dict[str, Any] = {}
         self._plan: list[str] = []
         self._device = ""
+        self.result = ""  # the one that is being made
         self.picture: dict[str, Any] | None = None  # how words became one
         self.sampling: dict[str, Any] | None = None
         self.similarity: Similarity | None = None
@@ -46,7 +47,7 @@ class Report:
 
     def begin(self, plan: list[str], device: str) -> None:
         """Remember what the folder's report says of results that are not made anew."""
-        self._plan, self._device = plan, device
+        self._plan, self._device, self.result = plan, device, plan[0]
         if plan[0] != self._request.first_result:
             self._earlier = self._folder.read_json(REPORT) or {}
 
@@ -61,10 +62,11 @@ class Report:
         return pack in _by_name(self._earlier.get("weights"))
 
     def use_pack(self, name: str) -> None:
-        """These weights took part."""
+        """These weights took part in the result that is being made."""
         pack = PACKS.get(name) or PUBLISHED.get(name)
         if pack is not None:
-            self._weights[name] = {"name": name} | {
+            before = self._weights.get(name, {}).get("for", [])
+            self._weights[name] = {"name": name, "for": list(dict.fromkeys([*before, self.result]))} | {
                 key: value for key, value in pack.describe().items() if key in ("file", "sha256", "licence")
             }
 
@@ -74,13 +76,15 @@ class Report:
         edited = earlier.get("edited_views")
         edited = [change for change in edited if isinstance(change, dict)] if isinstance(edited, list) else []
         for pack in (*further_packs(warnings), *(str(change.get("cut_out_by")) for change in edited)):
-            self.use_pack(pack)
+            if pack not in self._weights:
+                self.use_pack(pack)
+        standing = RESULTS[: RESULTS.index(self._plan[0])]
         kept = {
             stage: spent
             for stage, spent in _mapping(earlier.get("seconds")).items()
-            if _STAGE_RESULT.get(stage) in RESULTS[: RESULTS.index(self._plan[0])]
+            if _STAGE_RESULT.get(stage) in standing
         }
-        weights = _by_name(earlier.get("weights")) | self._weights
+        weights = self._all_weights(standing)
         document: dict[str, Any] = {
             "splatsmith": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -102,6 +106,17 @@ class Report:
             "posed_pictures": self.posed_pictures or earlier.get("posed_pictures"),
         }
         self._folder.write_json(REPORT, {key: value for key, value in document.items() if value is not None})
+
+    def _all_weights(self, standing: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+        """By name: those of this job, and of an earlier one's results that are still `standing`."""
+        found = dict(self._weights)
+        for name, entry in _by_name(self._earlier.get("weights")).items():
+            made = _texts(entry.get("for", list(standing)))  # reports of old did not say
+            made = [result for result in made if result in standing]
+            if made:
+                now = found.get(name, entry)
+                found[name] = {**now, "for": [*made, *(self._weights.get(name, {}).get("for", []))]}
+        return {name: found[name] for name in sorted(found, key=lambda name: RESULTS.index(found[name]["for"][0]))}
 
     def _picture(self) -> dict[str, Any] | None:
         """How the picture came to be that the views were made of, or that somebody put another in its place."""
