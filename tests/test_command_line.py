@@ -157,6 +157,23 @@ def test_going_on_in_a_folder(tmp_path: Path, tiny: Callable[..., tuple[int, str
     assert (request["prompt"], request["seed"], request["faces"]) == ("a mug", 7, 900)
 
 
+def test_what_can_no_longer_be_changed_and_what_is_replaced_is_said(
+    tmp_path: Path, tiny: Callable[..., tuple[int, str, str]]
+) -> None:
+    first = tiny("generate", "--prompt", "a mug", "--seed", "7", "--out", str(tmp_path))
+    assert first[0] == 0
+    assert "replaced" not in first[2]
+    again = ("generate", "--prompt", "a boat", "--seed", "7", "--from-stage", "gaussians", "--out", str(tmp_path))
+    code, _, err = tiny(*again)
+    assert code == 0
+    assert "prompt acted before this stage" in err
+    assert "seed acted" not in err, "it is as it was"
+    assert json.loads((tmp_path / "request.json").read_text())["prompt"] == "a mug"
+    code, _, err = tiny("generate", "--prompt", "a boat", "--out", str(tmp_path))
+    assert code == 0
+    assert "will be replaced" in err
+
+
 def test_views_only(tmp_path: Path, tiny: Callable[..., tuple[int, str, str]]) -> None:
     assert tiny("views", "--prompt", "a mug", "--out", str(tmp_path), "--steps", "2")[0] == 0
     assert (tmp_path / "views" / "003.png").is_file()

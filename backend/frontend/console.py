@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -50,15 +51,24 @@ def show(
     return 0
 
 
-def _events(fields: dict[str, Any], folder: str, from_stage: str | None, to_stage: str | None, device: str) -> Any:
+def _events(
+    fields: dict[str, Any], folder: str, from_stage: str | None, to_stage: str | None, device: str
+) -> Iterator[Event]:
     from backend.job.jobfolder import REQUEST, JobFolder
     from backend.job.request import Request
 
-    request = Request.resumed(fields, JobFolder(folder).read_json(REQUEST), from_stage)
+    job = JobFolder(folder)
+    request = Request.resumed(fields, job.read_json(REQUEST), from_stage)
     # What is wrong with the request is said before torch is loaded, which takes seconds.
     from backend.job.pipeline import run_job
 
-    return run_job(request, folder, from_stage=from_stage, to_stage=to_stage, device=device)
+    # request.json says how the folder's results came to be, so it stays true; but nobody should wonder.
+    for name, value in fields.items():
+        if value is not None and getattr(request, name) != value:
+            yield Warned(f"{name} acted before this stage: it stays as it was.")
+    if from_stage is None and job.is_job and job.has("mesh"):
+        yield Warned(f"The object that was in {job.path} will be replaced.")
+    yield from run_job(request, folder, from_stage=from_stage, to_stage=to_stage, device=device)
 
 
 class _Json:
