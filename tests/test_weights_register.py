@@ -152,6 +152,12 @@ def test_what_nobody_published_is_brought_by_who_trained_it(
     code, _, said = command("import", "dmv3d-own", str(tmp_path / "run"), capsys=capsys)
     assert code != 0
     assert "misshape" in said
+    assert own_dmv3d("cpu").network.config == config, "what was there is there"
+    assert PUBLISHED["dmv3d-own"].present
+    assert not list((home / "weights").glob(".*"))
+    PUBLISHED["dmv3d-own"].folder.rename(home / "weights" / ".dmv3d-own.earlier")  # as a killed import leaves it
+    assert command("import", "dmv3d-own", str(tmp_path / "run"), capsys=capsys)[0] != 0
+    assert own_dmv3d("cpu").network.config == config
 
 
 def test_the_data_folder_is_the_add_ons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

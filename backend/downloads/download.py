@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -139,19 +139,52 @@ def import_from(pack: Published, source: Path, say: Say, expect: Callable[[int],
     else:
         base, below = _found_below(pack, source)
         found = {path.relative_to(base).as_posix(): path for path in below}
-    _make(pack.folder)
-    _clear(pack.folder)
-    files: dict[str, dict[str, Any]] = {}
-    expect(sum(path.stat().st_size for path in found.values()))
-    for name, path in found.items():
-        say(f"{name}: {path.stat().st_size / 1e6:,.0f} MB")
-        target = pack.folder / name
-        _make(target.parent)
-        if not (target.exists() and target.samefile(path)):
-            with whole_file(target) as temporary:
-                shutil.copyfile(path, temporary)
-        files[name] = {"bytes": target.stat().st_size, "sha256": _sha256(target)}
-    return _finish(pack, files, {"imported_from": str(source)}, say)
+    whole = source.is_dir() or len(pack.files) == 1
+    with _replacing(pack) if whole and not _within(source, pack.folder) else contextlib.nullcontext():
+        _make(pack.folder)
+        _clear(pack.folder)
+        files: dict[str, dict[str, Any]] = {}
+        expect(sum(path.stat().st_size for path in found.values()))
+        for name, path in found.items():
+            say(f"{name}: {path.stat().st_size / 1e6:,.0f} MB")
+            target = pack.folder / name
+            _make(target.parent)
+            if not (target.exists() and target.samefile(path)):
+                with whole_file(target) as temporary:
+                    shutil.copyfile(path, temporary)
+            files[name] = {"bytes": target.stat().st_size, "sha256": _sha256(target)}
+        return _finish(pack, files, {"imported_from": str(source)}, say)
+
+
+@contextlib.contextmanager
+def _replacing(pack: Published) -> Iterator[None]:
+    """Puts aside what the pack's folder holds, and back where the new weights turn out to be none."""
+    aside = pack.folder.with_name(f".{pack.name}.earlier")
+    if aside.exists():  # an import was killed
+        spoilt = aside if pack.usable else pack.folder
+        shutil.rmtree(spoilt, ignore_errors=True)
+        if aside.exists():
+            aside.rename(pack.folder)
+    try:
+        there = pack.folder.is_dir()
+        if there:
+            pack.folder.rename(aside)
+    except OSError:  # Windows, where a program has the files open
+        there = False
+    if not there:
+        yield
+        return
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(pack.folder, ignore_errors=True)
+        aside.rename(pack.folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _found_below(pack: Published, folder: Path) -> tuple[Path, list[Path]]:
