@@ -289,8 +289,10 @@ class Runner:
             for text in job.result.get("warnings") or []:
                 job.warn(str(text))
             job.overall, job.eta = 1.0, 0.0
-            # A job that finished before it heard of the cancel is still a cancelled one to whoever pressed the button.
-            self._end(State.CANCELLED if job.state is State.CANCELLING else State.DONE)
+            # A job that finished before it heard of the cancel is still a cancelled one to whoever pressed the button;
+            # but views that were changed are changed, and must be shown so.
+            given_up = job.state is State.CANCELLING and not job.method.startswith("views.")
+            self._end(State.CANCELLED if given_up else State.DONE)
         elif job.state is State.CANCELLING or answer.failure.code == "cancelled":
             self._end(State.CANCELLED)
         else:

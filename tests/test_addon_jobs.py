@@ -255,3 +255,19 @@ def test_an_empty_request_is_refused_and_a_missing_picture_too(tmp_path):
     assert "does not exist" in caught.value.failure.message
     request = jobs.request_of({"prompt": " a mug ", "image": "", "seed": 0, "faces": 500})
     assert request == {"prompt": "a mug", "seed": 0, "faces": 500, "recipe": "starter"}
+
+
+def test_views_that_were_changed_before_the_cancel_came_are_changed(runner, tmp_path):
+    views = tmp_path / "views"
+    views.mkdir()
+    for number in range(3):
+        (views / f"{number:03d}.png").write_bytes(b"stand-in")
+    edit = runner.submit(Job({}, tmp_path, method="views.edit", params={"folder": str(tmp_path), "drop": [0]}))
+    drive(runner, lambda: edit.state is State.RUNNING)
+    end = time.monotonic() + 20
+    while (views / "000.png").exists() and time.monotonic() < end:
+        time.sleep(0.01)  # nobody looks at the answer
+    runner.cancel()
+    drive(runner, lambda: edit.ended)
+    assert edit.state is State.DONE
+    assert [Path(view).name for view in edit.result["views"]] == ["001.png", "002.png"]
