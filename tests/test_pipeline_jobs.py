@@ -233,8 +233,10 @@ def test_a_users_own_files_are_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "gaussians.ply").read_bytes() == before
     mine = scene(tmp_path / "mine", views=6)
     before = mine.read_bytes()
-    with pytest.raises(BadInput, match="overwritten"):
-        run(tmp_path / "mine", cameras=str(mine))
+    for path in (mine, tmp_path / "mine" / "views" / ".." / mine.name):
+        (tmp_path / "mine" / "views").mkdir(exist_ok=True)
+        with pytest.raises(BadInput, match="overwritten"):
+            run(tmp_path / "mine", cameras=str(path))
     assert mine.read_bytes() == before
     assert not (tmp_path / "mine" / "request.json").exists()
 

@@ -38,12 +38,20 @@ def plan_of(request: Request, folder: JobFolder, from_stage: str | None, to_stag
     elif not folder.has(RESULTS[first - 1]):
         raise BadInput(f"{folder.path} holds no {RESULTS[first - 1]} to go on from.", "Begin with an earlier stage.")
     plan = list(RESULTS[first : last + 1])
-    if request.cameras is not None and "views" in plan and Path(request.cameras) == folder / TRANSFORMS:
+    if request.cameras is not None and "views" in plan and _same(Path(request.cameras), folder / TRANSFORMS):
         raise BadInput(
             f"The cameras lie in the output folder {folder.path}, where they would be overwritten.",
             "Choose another folder, or go on from its views with from_stage gaussians.",
         )
     return plan
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, by whatever way."""
+    try:
+        return one == other or one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
 
 
 def work_of(plan: list[str], request: Request, recipe: Recipe, device: str) -> dict[str, Work]:
