@@ -169,6 +169,7 @@ def test_what_can_no_longer_be_changed_and_what_is_replaced_is_said(
     assert "prompt acted before this stage" in err
     assert "seed acted" not in err, "it is as it was"
     assert json.loads((tmp_path / "request.json").read_text())["prompt"] == "a mug"
+    assert "acted" not in tiny("generate", "--from-stage", "mesh", "--faces", "200", "--out", str(tmp_path))[2]
     code, _, err = tiny("generate", "--prompt", "a boat", "--out", str(tmp_path))
     assert code == 0
     assert "will be replaced" in err
