@@ -63,9 +63,9 @@ def _events(
     from backend.job.pipeline import run_job
 
     # request.json says how the folder's results came to be, so it stays true; but nobody should wonder.
-    asked = [name for name, value in fields.items() if value is not None] if from_stage is not None else []
-    for name in asked:
-        if getattr(Request.from_json({name: fields[name]}), name) != getattr(request, name):
+    for name, value in fields.items() if from_stage is not None else ():
+        kept = getattr(request, name)
+        if value not in (None, kept) and os.path.abspath(os.path.expanduser(str(value))) != kept:
             yield Warned(f"{name} acted before this stage: it stays as it was.")
     if from_stage is None and job.is_job and job.has("mesh"):
         yield Warned(f"The object that was in {job.path} will be replaced.")
