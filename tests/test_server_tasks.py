@@ -15,7 +15,7 @@ import stand_ins
 import torch
 from safetensors.torch import save_file
 from server_client import REAL, ROOT, TINY, Client
-from test_weights_register import LGM, SMALL
+from weights_cases import LGM, SMALL
 
 from backend.datatypes import Step
 from backend.errors import Cancelled
