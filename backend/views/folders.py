@@ -17,7 +17,7 @@ import torch
 
 from backend.errors import BadInput, MissingWeights
 from backend.packs import PUBLISHED
-from backend.weights import missing_weights, read_shapes
+from backend.weights import check_fit, missing_weights, read_shapes
 
 INDEX = "model_index.json"
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # what each calls a part's weights
@@ -146,3 +146,21 @@ def _quiet() -> Iterator[None]:
     finally:
         for library, level in zip(libraries, before, strict=True):
             library.set_verbosity(level)
+
+
+def check_unet(folder: Path) -> dict[str, Any]:
+    """The settings of the folder's U-Net of diffusers' own make. Raises MissingWeights where its weights are not of the
+    shapes that these say; reads no more than the file's head."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    config = read_json(folder, "unet/config.json")
+    path, _ = weights_file(folder, "unet")
+    try:
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(config)
+        check_fit(unet, read_shapes(path), path.name)
+    except MissingWeights as error:
+        raise broken(folder, f"unet/{path.name}: {error.message.rstrip('.')}") from error
+    except Exception as error:  # whatever a strange value leads to
+        raise broken(folder, f"unet/config.json makes no sense: {str(error)[:200]}") from error
+    return config

@@ -9,19 +9,18 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from backend.errors import MissingWeights
 from backend.reconstruct.precision import layers, widen_when_used
 from backend.views.folders import (
     DIFFUSERS,
     INDEX,
     TRANSFORMERS,
     broken,
+    check_unet,
     load_part,
     load_settings,
     read_json,
     weights_file,
 )
-from backend.weights import check_fit, read_shapes
 
 
 class PicturePipeline(StableDiffusionXLPipeline):
@@ -49,16 +48,7 @@ def check_folder(folder: Path) -> None:
     for part in ("tokenizer", "tokenizer_2"):
         load_settings(CLIPTokenizer, folder, part, _TOKENIZER)
     load_settings(EulerDiscreteScheduler, folder, "scheduler", _SCHEDULER)
-    config = read_json(folder, "unet/config.json")
-    path, _ = weights_file(folder, "unet")
-    try:
-        with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(config)
-        check_fit(unet, read_shapes(path), path.name)
-    except MissingWeights as error:
-        raise broken(folder, f"unet/{path.name}: {error.message.rstrip('.')}") from error
-    except Exception as error:  # whatever a strange value leads to
-        raise broken(folder, f"unet/config.json makes no sense: {str(error)[:200]}") from error
+    config = check_unet(folder)
     _check_widths(folder, config, *(read_json(folder, f"{part}/config.json") for part in _TEXT_ENCODERS))
 
 

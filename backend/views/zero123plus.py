@@ -19,7 +19,6 @@ from torch import Tensor
 from backend.cameras import orbit
 from backend.datatypes import Step, Views
 from backend.device import inference_dtype
-from backend.errors import MissingWeights
 from backend.memory import NEEDS
 from backend.views.folders import (
     DIFFUSERS,
@@ -27,6 +26,7 @@ from backend.views.folders import (
     TRANSFORMERS,
     broken,
     check_libraries,
+    check_unet,
     load_part,
     read_json,
     weights_file,
@@ -40,7 +40,7 @@ from backend.views.generated import (
     latent_preview,
 )
 from backend.views.residence import Residence
-from backend.weights import check_fit, load_network, read_shapes
+from backend.weights import load_network
 
 if TYPE_CHECKING:
     from backend.nets.zero123plus import Zero123Plus
@@ -281,8 +281,6 @@ class Zero123PlusGenerator:
 def check_folder(folder: Path) -> None:
     """Whether all files are there and whole, and the U-Net is of the shape that its config says: without reading more
     than their heads. Raises MissingWeights."""
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
     _ramp(folder)
     _scheduler(folder)
     for name in ("vae", "clip"):
@@ -290,16 +288,7 @@ def check_folder(folder: Path) -> None:
     for part, stem in (("vae", DIFFUSERS), ("text_encoder", TRANSFORMERS), ("vision_encoder", TRANSFORMERS)):
         read_json(folder, f"{part}/config.json")
         weights_file(folder, part, stem)
-    config = read_json(folder, "unet/config.json")
-    path, _ = weights_file(folder, "unet", DIFFUSERS)
-    try:
-        with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(config)
-        check_fit(unet, read_shapes(path), path.name)
-    except MissingWeights as error:
-        raise broken(folder, f"unet/{path.name}: {error.message.rstrip('.')}") from error
-    except Exception as error:  # whatever a strange value leads to
-        raise broken(folder, f"unet/config.json makes no sense: {str(error)[:200]}") from error
+    check_unet(folder)
 
 
 def _vae_dtype(dtype: torch.dtype) -> torch.dtype:
